@@ -11,10 +11,13 @@ use serde::{
     de::{DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Value};
-use serde_saphyr::{Spanned, options::MergeKeyPolicy};
+use serde_saphyr::{Location, Spanned, options::MergeKeyPolicy};
 
 /// The maximum nesting depth of a file.
 const MAX_DEPTH: usize = 32;
+
+/// The problem of a key or an item without a value.
+const NOTHING_BEHIND: &str = "has nothing behind it";
 
 /// Reads a file. Errors name the line, the problem and what is expected, and quote nothing around it.
 pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
@@ -35,7 +38,39 @@ pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
         reject_tagged_field_names: true,
         with_snippet: false,
     };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())
+    let read = serde_saphyr::from_str_with_options(text, options.clone());
+    read.map_err(|error| {
+        // A key's type says less of a missing value than the key's name.
+        let empty = serde_saphyr::from_str_with_options::<Written>(text, options).err();
+        let empty = empty.as_ref().and_then(nothing_behind);
+        empty.unwrap_or_else(|| described(&error))
+    })
+}
+
+/// Returns the message of a key or an item without a value, if it is one.
+fn nothing_behind(error: &serde_saphyr::Error) -> Option<String> {
+    match error {
+        // It has its position, where the error has that of the mapping around it.
+        serde_saphyr::Error::Message { msg, .. } if msg.contains(NOTHING_BEHIND) => {
+            Some(msg.clone())
+        }
+        _ => None,
+    }
+}
+
+/// Returns the position, the problem and what to do.
+fn described(error: &serde_saphyr::Error) -> String {
+    match error {
+        serde_saphyr::Error::MergeKeyNotAllowed { location } => format!(
+            "{}merge keys (<<) are not read: write the keys out",
+            position(location)
+        ),
+        error => error.to_string(),
+    }
+}
+
+fn position(at: &Location) -> String {
+    format!("line {}, column {}: ", at.line(), at.column())
 }
 
 /// Deserializes an optional key, for `deserialize_with`. A key without a value is an error, not an absent key: a
@@ -43,12 +78,19 @@ pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 pub(crate) fn non_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     from: D,
 ) -> Result<Option<T>, D::Error> {
-    T::deserialize(from).map(Some)
+    match Option::deserialize(from)? {
+        Some(value) => Ok(Some(value)),
+        None => Err(D::Error::custom(
+            "is null: give the key a value or remove it",
+        )),
+    }
 }
 
 /// Deserializes a key with a value of any type, for `deserialize_with`. Nothing below it may be empty.
 pub(crate) fn value<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
-    Written::deserialize(from).map(|it| Some(it.0))
+    let it = Spanned::<Written>::deserialize(from)?;
+    let at = it.referenced;
+    Written::checked(it, "a key", &at).map(Some)
 }
 
 /// Deserializes a mapping, for `deserialize_with`. Nothing in it may be empty.
@@ -72,11 +114,16 @@ impl<'de> Deserialize<'de> for Written {
 
 impl Written {
     /// Returns a value that was written.
-    fn checked<E: serde::de::Error>(it: Spanned<Self>, place: &str) -> Result<Value, E> {
+    fn checked<E: serde::de::Error>(
+        it: Spanned<Self>,
+        place: &str,
+        at: &Location,
+    ) -> Result<Value, E> {
         // An empty node has no text.
         if it.value.0.is_null() && it.referenced.span().is_empty() {
             return Err(E::custom(format!(
-                "{place} has nothing behind it: give it a value, write null, or remove it"
+                "{}{place} {NOTHING_BEHIND}: give it a value or remove it",
+                position(at)
             )));
         }
         Ok(it.value.0)
@@ -119,17 +166,19 @@ impl<'de> Visitor<'de> for WrittenVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Written, A::Error> {
         let mut values = Vec::new();
         while let Some(item) = items.next_element::<Spanned<Written>>()? {
-            values.push(Written::checked(item, "an item of a list")?);
+            let at = item.referenced;
+            values.push(Written::checked(item, "an item of a list", &at)?);
         }
         Ok(Written(values.into()))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Written, A::Error> {
         let mut values = Map::new();
-        while let Some(name) = fields.next_key::<String>()? {
+        while let Some(name) = fields.next_key::<Spanned<String>>()? {
             let value = fields.next_value::<Spanned<Written>>()?;
-            let value = Written::checked(value, &format!("{name:?}"))?;
-            values.insert(name, value);
+            let place = format!("{:?}", name.value);
+            let value = Written::checked(value, &place, &name.referenced)?;
+            values.insert(name.value, value);
         }
         Ok(Written(values.into()))
     }

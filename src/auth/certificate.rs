@@ -45,7 +45,7 @@ pub(super) fn principal(der: &[u8]) -> Result<Principal, Error> {
             }
             _ => continue,
         };
-        if !is_unambiguous_name(&name) {
+        if !is_valid_certificate_name(&name) {
             return Err(refused("the certificate has an invalid name"));
         }
         list.push(name);
@@ -80,9 +80,10 @@ pub(super) fn principal(der: &[u8]) -> Result<Principal, Error> {
     })
 }
 
-/// Returns whether a name has a single meaning: no wildcard, and no characters at which a C string or a
-/// reader would stop.
-fn is_unambiguous_name(name: &str) -> bool {
+/// Returns whether a name of a certificate has a single meaning: no wildcard, and no characters at which a C string or
+/// a reader would stop.
+#[must_use]
+pub fn is_valid_certificate_name(name: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&name.len())
         && name.bytes().all(|it| it.is_ascii_graphic())
         && !name.contains('*')

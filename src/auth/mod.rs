@@ -17,7 +17,7 @@ mod settings;
 
 pub use api_keys::{ApiKey, MIN_KEY_CHARS, is_api_key};
 pub use authenticator::{AuthReloader, Authenticator, SetupError};
-pub use certificate::CERTIFICATE_CLAIMS;
+pub use certificate::{CERTIFICATE_CLAIMS, is_valid_certificate_name};
 pub use credentials::API_KEY_HEADER;
 pub use peer::Peer;
 pub use principal::{

@@ -9,6 +9,10 @@ use crate::{
 /// The maximum length of a pattern, in bytes.
 const MAX_NAME_BYTES: usize = 512;
 
+/// The characters that have a meaning in patterns of other languages. Here they are part of a name only behind a
+/// backslash.
+const FOREIGN: [char; 7] = [',', '{', '}', '|', '[', ']', '?'];
+
 /// The authentication methods, as patterns name them.
 const METHODS: [Method; 3] = [Method::Jwt, Method::Key, Method::Certificate];
 
@@ -170,15 +174,15 @@ impl NamespacePattern {
         if database.is_empty() || collection.is_empty() {
             return Err(format!("{text:?} has an empty part: {right}"));
         }
-        if let Some(problem) =
-            matches_nothing(&Glob(database.to_owned()), &Glob(collection.to_owned()))
-        {
+        let read =
+            |what, part| unescaped(what, part).map_err(|problem| format!("{text:?} {problem}"));
+        let (database, collection) = (read("database", database)?, read("collection", collection)?);
+        if let Some(problem) = matches_nothing(&database, &collection) {
             return Err(format!("{text:?} can match nothing: {problem}: {right}"));
         }
-        let pattern = |part: &str| NamePattern(Glob(part.to_owned()));
         Ok(Self::Collections {
-            database: pattern(database),
-            collection: pattern(collection),
+            database: NamePattern(database),
+            collection: NamePattern(collection),
         })
     }
 
@@ -246,6 +250,43 @@ pub(super) fn overlaps(patterns: &[NamespacePattern], scope: &Scope) -> bool {
             .iter()
             .any(|collection| any(&|it| it.covers_collection(database, collection))),
     }
+}
+
+/// Returns a part of a namespace without the backslashes before characters of other languages. Without a backslash
+/// such a character is an error, as it would be read as a part of a name that no namespace has.
+fn unescaped(what: &str, part: &str) -> Result<Glob, String> {
+    let mut name = String::with_capacity(part.len());
+    let mut characters = part.chars();
+    while let Some(next) = characters.next() {
+        let escaped = characters.clone().next().filter(|it| FOREIGN.contains(it));
+        if next == '\\'
+            && let Some(escaped) = escaped
+        {
+            characters.next();
+            name.push(escaped);
+            continue;
+        }
+        if FOREIGN.contains(&next) {
+            let advice = match next {
+                '?' => "write * in place of the character",
+                '[' | ']' => "write an entry for each, or * in place of the characters",
+                _ => "write an entry for each",
+            };
+            let escape = if what == "database" && matches!(next, '|' | '?') {
+                // No database has such a name.
+                String::new()
+            } else {
+                format!(
+                    "; where it is really a part of the name, write a backslash before it: \\{next}"
+                )
+            };
+            return Err(format!(
+                "contains {next:?} in its {what}, and * is the only wildcard: {advice}{escape}"
+            ));
+        }
+        name.push(next);
+    }
+    Ok(Glob(name))
 }
 
 /// Returns why no namespace that can be watched matches two patterns, if none does.
@@ -316,6 +357,18 @@ mod tests {
             let glob = Glob(pattern.to_owned());
             assert_eq!(glob.matches(text), expected, "{pattern} on {text}");
         }
+    }
+
+    #[test]
+    fn a_character_behind_a_backslash_is_part_of_a_namespace() {
+        let pattern = NamespacePattern::parse(r"shop.a\,b\?\{*\}\[\]\|\c").expect("a pattern");
+        assert!(pattern.covers_collection("shop", r"a,b?{x}[]|\c"));
+        assert!(!pattern.covers_collection("shop", r"a\,b?{x}[]|\c"));
+        assert!(
+            NamespacePattern::parse(r"sh\,op.a")
+                .is_ok_and(|it| it.covers_database("sh,op") || it.covers_collection("sh,op", "a"))
+        );
+        assert!(NamespacePattern::parse(r"sh\?op.a").is_err());
     }
 
     /// Naive backtracking would take exponential time.

@@ -9,6 +9,8 @@ use super::*;
 struct File {
     #[serde(default, deserialize_with = "non_null")]
     text: Option<String>,
+    #[serde(default, deserialize_with = "non_null")]
+    list: Option<Vec<String>>,
     #[serde(default, deserialize_with = "value")]
     any: Option<Value>,
     #[serde(default, deserialize_with = "mapping")]
@@ -103,9 +105,24 @@ fn values_of_any_type_follow_the_core_schema_of_yaml_1_2() {
 #[test]
 fn a_key_or_an_item_with_nothing_behind_it_is_refused() {
     for (yaml, words) in [
-        ("text:", "line 1"),
-        ("map:", "line 1"),
-        ("flag:", "line 1"),
+        (
+            "text:",
+            "\"text\" has nothing behind it: give it a value or remove it",
+        ),
+        (
+            "list:",
+            "\"list\" has nothing behind it: give it a value or remove it",
+        ),
+        ("list: # [a]", "\"list\" has nothing behind it"),
+        ("list: [a, ]\ntext:", "\"text\" has nothing behind it"),
+        ("list:\n  -", "an item of a list has nothing behind it"),
+        ("any:", "\"any\" has nothing behind it"),
+        ("map:", "\"map\" has nothing behind it"),
+        (
+            "flag:",
+            "\"flag\" has nothing behind it: give it a value or remove it",
+        ),
+        ("txt:", "\"txt\" has nothing behind it"),
         ("map: {a: }", "\"a\" has nothing behind it"),
         ("map: {a: , b: 1}", "\"a\" has nothing behind it"),
         ("map:\n  a:\n  b: 1", "\"a\" has nothing behind it"),
@@ -123,6 +140,16 @@ fn a_key_or_an_item_with_nothing_behind_it_is_refused() {
         let problem = file(yaml).expect_err(yaml);
         assert!(problem.contains(words), "{yaml}: {problem}");
         assert!(problem.contains("line "), "{yaml}: {problem}");
+    }
+    let problem = file("map: {a: 1}\nflag:").expect_err("a flag of nothing");
+    assert!(problem.contains("line 2"), "{problem}");
+    for null in ["text: null", "text: ~", "list: null"] {
+        let problem = file(null).expect_err(null);
+        assert!(
+            problem.contains("is null: give the key a value or remove it"),
+            "{problem}"
+        );
+        assert!(problem.contains("line 1"), "{problem}");
     }
     let read = file("map: {a: null, b: ~, c: [null], d: ''}").expect("nulls that are written");
     let map = json!({"a": null, "b": null, "c": [null], "d": ""});
@@ -162,6 +189,17 @@ fn whatever_reads_in_two_ways_or_grows_is_refused() {
     ] {
         let read = file(yaml);
         assert!(read.is_err(), "{}: {read:?}", &yaml[..yaml.len().min(80)]);
+    }
+    for yaml in [
+        "<<: {text: a}",
+        "map: {<<: {a: 1}}",
+        "any: [{<<: {a: 1}}]",
+        "map:\n  <<: {a: 1}\n",
+    ] {
+        let problem = file(yaml).expect_err(yaml);
+        let words = "merge keys (<<) are not read: write the keys out";
+        assert!(problem.contains(words), "{yaml}: {problem}");
+        assert!(problem.starts_with("line "), "{yaml}: {problem}");
     }
     assert!(read::<File>(b"text: \xff").is_err_and(|it| it.contains("UTF-8")));
 }

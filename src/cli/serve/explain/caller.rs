@@ -5,7 +5,9 @@ use std::time::SystemTime;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    auth::{Method, Principal, is_valid_principal_name},
+    auth::{
+        CERTIFICATE_CLAIMS, Method, Principal, is_valid_certificate_name, is_valid_principal_name,
+    },
     config::ServeConfig,
     rpc::Access,
 };
@@ -26,27 +28,11 @@ impl Caller {
         config: &ServeConfig,
         access: &Access,
     ) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "--explain: {text:?} is not a principal: use key:NAME, jwt:NAME, cert:NAME or anonymous"
-            )
-        };
-        let (method, name) = text.split_once(':').unwrap_or((text, ""));
-        let methods = [Method::None, Method::Jwt, Method::Key, Method::Certificate];
-        let method = methods.into_iter().find(|it| it.name() == method);
-        let method = method.ok_or_else(wrong)?;
-        let is_named = method != Method::None;
-        if text.contains(':') != is_named || is_named && !is_valid_principal_name(name) {
-            return Err(wrong());
-        }
         let given = claims.map(read_claims).transpose()?;
+        let principal = principal(text, given.as_ref())?;
+        let method = principal.method;
         let mut caller = Self {
-            principal: Principal {
-                method,
-                name: name.to_owned(),
-                claims: given.clone().unwrap_or_default(),
-                ..Principal::anonymous()
-            },
+            principal,
             refusal: None,
             notes: Vec::new(),
         };
@@ -105,14 +91,9 @@ impl Caller {
 
     fn complete_certificate(&mut self) {
         let name = &self.principal.name;
-        let claim = match name {
-            name if name.contains(':') => "san_uri",
-            name if name.contains('@') => "san_email",
-            _ => "san_dns",
-        };
         self.principal
             .claims
-            .insert(claim.to_owned(), json!([name]));
+            .insert(kind_of(name).to_owned(), json!([name]));
         self.note("a certificate with no other name is assumed: give others with --claims");
     }
 
@@ -129,8 +110,110 @@ impl Caller {
     }
 }
 
+/// Returns the principal that a text names, with these claims.
+fn principal(text: &str, claims: Option<&Map<String, Value>>) -> Result<Principal, String> {
+    let wrong = || {
+        format!(
+            "--explain: {text:?} is not a principal: use key:NAME, jwt:NAME, cert:NAME or anonymous"
+        )
+    };
+    let (method, name) = text.split_once(':').unwrap_or((text, ""));
+    let methods = [Method::None, Method::Jwt, Method::Key, Method::Certificate];
+    let method = methods.into_iter().find(|it| it.name() == method);
+    let method = method.ok_or_else(wrong)?;
+    let is_named = method != Method::None;
+    if text.contains(':') != is_named || is_named && !is_valid_principal_name(name) {
+        return Err(wrong());
+    }
+    let mut name = name.to_owned();
+    match method {
+        Method::None if claims.is_some() => {
+            return Err("--claims: anonymous callers have none: leave it out".to_owned());
+        }
+        Method::Certificate => {
+            if !is_valid_certificate_name(&name) {
+                return Err(format!(
+                    "--explain: {text:?} is not a principal: a name of a certificate is printable ASCII without spaces and *"
+                ));
+            }
+            let mut names = claims.into_iter().flat_map(Map::keys);
+            if let Some(bad) = names.find(|it| !CERTIFICATE_CLAIMS.contains(&it.as_str())) {
+                return Err(format!(
+                    "--claims: certificates have no claim {bad:?}: use {}",
+                    CERTIFICATE_CLAIMS.join(", ")
+                ));
+            }
+            if kind_of(&name) == "san_dns" {
+                // As the server reads it from the certificate.
+                name.make_ascii_lowercase();
+            }
+        }
+        _ => {}
+    }
+    Ok(Principal {
+        method,
+        name,
+        claims: claims.cloned().unwrap_or_default(),
+        ..Principal::anonymous()
+    })
+}
+
+/// Returns the claim that holds a name of a certificate, by the form of the name.
+fn kind_of(name: &str) -> &'static str {
+    match name {
+        name if name.contains(':') => "san_uri",
+        name if name.contains('@') => "san_email",
+        _ => "san_dns",
+    }
+}
+
 fn read_claims(json: &str) -> Result<Map<String, Value>, String> {
     let read = serde_json::from_str(json);
     // serde_json's own message would not say what an object is.
     read.map_err(|_| "--claims: is not a JSON object, such as {\"tenant\": \"a\"}".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_has_only_the_claims_and_names_that_its_credentials_can_have() {
+        let claims = |json: &str| (!json.is_empty()).then(|| read_claims(json).expect(json));
+        for (text, json, words) in [
+            (
+                "anonymous",
+                r#"{"tenant": "a"}"#,
+                "anonymous callers have none",
+            ),
+            ("anonymous", "{}", "anonymous callers have none"),
+            (
+                "cert:a.example",
+                r#"{"san_dns": ["a.example"], "tenant": "a"}"#,
+                "no claim \"tenant\": use san_uri, san_dns, san_email",
+            ),
+            ("cert:*.example", "", "without spaces and *"),
+            ("cert:a b", "", "without spaces and *"),
+            ("cert:ä.example", "", "printable ASCII"),
+        ] {
+            let problem = principal(text, claims(json).as_ref()).expect_err(text);
+            assert!(problem.contains(words), "{text}: {problem}");
+        }
+        for (text, json, name) in [
+            ("cert:Shop.Example", "", "shop.example"),
+            ("cert:Ann@shop.example", "", "Ann@shop.example"),
+            (
+                "cert:spiffe://Mesh/a",
+                r#"{"san_uri": ["spiffe://Mesh/a"]}"#,
+                "spiffe://Mesh/a",
+            ),
+            ("key:Shop", r#"{"tenant": "a"}"#, "Shop"),
+            ("jwt:ä b", r#"{"tenant": "a"}"#, "ä b"),
+            ("anonymous", "", ""),
+        ] {
+            let read = principal(text, claims(json).as_ref()).expect(text);
+            assert_eq!(read.name, name);
+            assert_eq!(read.claims, claims(json).unwrap_or_default());
+        }
+    }
 }

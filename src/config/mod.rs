@@ -173,9 +173,9 @@ pub struct ServeConfig {
     )]
     pub ring_bytes: ByteSize,
 
-    /// Maximum number of bytes of events that all feeds and catch-ups hold together, 16MiB to 1TiB. At the
-    /// limit, the largest feeds drop their oldest events and reading from MongoDB waits; watches lose no
-    /// events
+    /// Maximum number of bytes of events that all feeds and catch-ups hold together, and of the filters,
+    /// patterns, fields and stages of watches (at most a quarter of it), 16MiB to 1TiB. At the limit, the
+    /// largest feeds drop their oldest events and reading from MongoDB waits; watches lose no events
     #[arg(
         long,
         env = "WEIR_MEMORY_LIMIT",

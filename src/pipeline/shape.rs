@@ -7,11 +7,16 @@ use super::change_stream_options::ChangeStreamOptions;
 use super::client_stages::ClientStages;
 use super::watch::Watch;
 use crate::filter::{Clauses, Filter, index_bytes};
-use crate::model::{BeforeChange, FeedMode, MissingImage, Operation, Rendering, Scope, Shard};
+use crate::model::{
+    BeforeChange, FeedMode, MissingImage, Operation, Rendering, Scope, Shard, Start,
+};
 
 /// What a watch has of its scope's names beside those of its shape: its own, those in the plan of the shared stream
 /// and four times in the bytes that identify it, and those in logs and spans.
 const SCOPE_COPIES: usize = 8;
+
+/// What a watch has of the token that it starts at: as it came, and the position in it.
+const TOKEN_COPIES: usize = 2;
 
 /// All of a watch that is large and that equal watches share, with what decides how often it is kept: watches of
 /// equal shapes have one feed, one group and one rendering.
@@ -82,6 +87,10 @@ impl Watch {
     pub fn own_bytes(&self) -> usize {
         let fields = self.pattern_fields.iter();
         let fields: usize = fields.map(|it| size_of::<String>() + 16 + it.len()).sum();
-        SCOPE_COPIES * self.scope.heap_bytes() + fields
+        let token = match &self.start {
+            Start::Token(token) => TOKEN_COPIES * token.len(),
+            Start::Now | Start::Time(_) => 0,
+        };
+        SCOPE_COPIES * self.scope.heap_bytes() + fields + token
     }
 }

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::View;
 use super::client_stages::{ClientStages, check_combination, client_stages};
 use crate::filter::{Filter, parse};
@@ -248,8 +250,11 @@ fn operations(
 fn start(start: Option<watch_request::Start>, findings: &mut Findings) -> Start {
     match start {
         None => Start::Now,
-        // Parsed later: an invalid token has an error reason of its own.
-        Some(watch_request::Start::ResumeToken(token)) => Start::Token(token),
+        // Parsed later: an invalid token has an error reason of its own. Copied, as the bytes of a request are slices
+        // of its buffer, which would be kept whole.
+        Some(watch_request::Start::ResumeToken(token)) => {
+            Start::Token(Bytes::copy_from_slice(&token))
+        }
         Some(watch_request::Start::StartTime(time)) => {
             seconds("start_time", &time, findings).map_or(Start::Now, Start::Time)
         }

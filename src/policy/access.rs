@@ -97,9 +97,17 @@ impl Decision {
         watch.restrict_to(&self.view);
     }
 
-    /// Returns whether a watch delivers the same under both decisions.
+    /// Drops the row filter. A watch that the decision has narrowed has it, and shares it with equal watches.
+    pub fn drop_row_filter(&mut self) {
+        Arc::make_mut(&mut self.view).row_filter = None;
+    }
+
+    /// Returns whether `watch`, which this decision has narrowed, delivers the same under another decision.
     #[must_use]
-    pub fn same_access(&self, other: &Self) -> bool {
-        self.view == other.view && self.operations == other.operations
+    pub fn same_access(&self, watch: &Watch, other: &Self) -> bool {
+        watch.row_filter == other.view.row_filter
+            && self.view.field_mask == other.view.field_mask
+            && self.view.token_audience == other.view.token_audience
+            && self.operations == other.operations
     }
 }

@@ -11,7 +11,7 @@ use super::{
     filter_template::FilterTemplate,
     hidden_path,
     patterns::{NamespacePattern, PrincipalPattern},
-    rule::{ClaimRequirement, Rule},
+    rule::{ClaimRequirement, Rule, RuleFilter},
 };
 use crate::{
     auth::CERTIFICATE_CLAIMS,
@@ -163,7 +163,7 @@ impl RuleConfig {
                 filter.is_some(),
             )?,
             pre_images: self.pre_images,
-            filter,
+            filter: filter.map(RuleFilter::new),
             field_mask,
             limits: self
                 .limits

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     auth::Principal,
     digest::sha256,
+    filter::Filter,
     model::{BeforeChange, FieldMask, FullDocument, Operation, TokenAudience},
     pipeline::View,
 };
@@ -27,10 +28,18 @@ pub(super) struct Rule {
     pub(super) operations: BTreeSet<Operation>,
     pub(super) full_document: Vec<FullDocument>,
     pub(super) pre_images: bool,
-    pub(super) filter: Option<FilterTemplate>,
+    pub(super) filter: Option<RuleFilter>,
     pub(super) field_mask: FieldMask,
     /// Replace the server's default limits, if set.
     pub(super) limits: Option<Limits>,
+}
+
+/// The filter of a rule.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct RuleFilter {
+    template: FilterTemplate,
+    /// The filter of all callers, kept once for them; `None` if it has placeholders for claims.
+    common: Option<Filter>,
 }
 
 /// A required claim.
@@ -126,8 +135,8 @@ impl Rule {
         }
         let row_filter = match &self.filter {
             None => None,
-            Some(template) => match template.resolve(&principal.claims) {
-                Some(row_filter) => Some(row_filter.into()),
+            Some(filter) => match filter.resolve(&principal.claims) {
+                Some(row_filter) => Some(row_filter),
                 None => {
                     return Err(Refusal {
                         message: None,
@@ -204,6 +213,28 @@ impl Rule {
         let mut token_audience = TokenAudience([0; 8]);
         token_audience.0.copy_from_slice(&sha256(&hashed)[..8]);
         Some(token_audience)
+    }
+}
+
+impl RuleFilter {
+    pub(super) fn new(template: FilterTemplate) -> Self {
+        let common = template.claims().is_empty();
+        let common = common.then(|| template.resolve(&Map::new())).flatten();
+        Self {
+            common: common.map(Filter::from),
+            template,
+        }
+    }
+
+    /// Returns the claims that it has placeholders for.
+    pub(super) fn claims(&self) -> BTreeSet<&str> {
+        self.template.claims()
+    }
+
+    /// Returns the filter for a caller with these claims; see [`FilterTemplate::resolve`].
+    fn resolve(&self, claims: &Map<String, Value>) -> Option<Filter> {
+        let resolve = || Some(self.template.resolve(claims)?.into());
+        self.common.clone().or_else(resolve)
     }
 }
 

@@ -42,6 +42,7 @@ pub(super) struct AuthorizationLease {
     requested_operations: Option<BTreeSet<Operation>>,
     /// `true` if the watch has stages of its own, even while they are not part of it yet.
     pipeline: bool,
+    /// Without the row filter, which the watch has.
     decision: Option<Decision>,
     /// The time at which the watch reaches its maximum age.
     max_age_at: Option<Instant>,
@@ -108,8 +109,9 @@ impl AuthorizationLease {
     /// Fails if the policy denies the watch.
     pub(super) fn authorize(&mut self, watch: &mut Watch) -> Result<&Decision, Error> {
         self.requested_operations = watch.operations.take();
-        let decision = self.decide(watch)?;
+        let mut decision = self.decide(watch)?;
         decision.narrow(watch);
+        decision.drop_row_filter();
         Ok(self.decision.insert(decision))
     }
 
@@ -135,13 +137,12 @@ impl AuthorizationLease {
             self.change_future = None;
             self.principal = self.access.authenticator.revalidate(&self.principal)?;
             self.renewed = true;
-            let decision = self.decide(watch)?;
-            let previous = self.decision.replace(decision);
-            let both = previous.as_ref().zip(self.decision.as_ref());
-            if !both.is_some_and(|(previous, now)| previous.same_access(now)) {
-                let tokens_stay_valid = both.is_some_and(|(previous, now)| {
-                    previous.view.token_audience == now.view.token_audience
-                });
+            let now = self.decide(watch)?;
+            // Kept while it grants the same, so that nothing of the new one is kept beside it.
+            let kept = self.decision.as_ref();
+            if !kept.is_some_and(|kept| kept.same_access(watch, &now)) {
+                let tokens_stay_valid =
+                    kept.is_some_and(|kept| kept.view.token_audience == now.view.token_audience);
                 // The old tokens are not valid for the new view; the stream fills in the time to resume at.
                 let after = (!tokens_stay_valid).then(ClusterTime::default);
                 return Err(Error::AccessChanged { after });
@@ -331,6 +332,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A row filter may be large, and equal watches share one.
+    #[tokio::test]
+    async fn the_row_filter_is_kept_by_the_watch_alone() {
+        let scene = Scene::new(FILTERED);
+        let (mut lease, mut watch) = (scene.begin(), watch());
+        lease.authorize(&mut watch).expect("allowed");
+        let kept = |lease: &AuthorizationLease| {
+            lease.decision.as_ref().map(|it| it.view.row_filter.clone())
+        };
+        assert!(watch.row_filter.is_some());
+        assert_eq!(kept(&lease), Some(None));
+        scene.access.policy.replace_with_text(FILTERED);
+        assert!(lease.revalidate(&watch).is_none());
+        assert_eq!(kept(&lease), Some(None));
+        scene
+            .access
+            .policy
+            .replace_with_text(&FILTERED.replace("a: 1", "a: 2"));
+        let error = lease.revalidate(&watch);
+        assert!(
+            matches!(error, Some(Error::AccessChanged { after: None })),
+            "{error:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::bucket::{Bucket, BucketHasher};
+use super::bucket_map::VALUE_BYTES;
 use crate::filter::evaluator::{Evaluator, Filter, Literal, LiteralList, Node, ValueTest};
 use crate::filter::{Clauses, is_id_path};
 use crate::model::Shard;
@@ -10,10 +11,12 @@ use crate::model::Shard;
 /// The most values of a row filter times those of a filter that are indexed together: each value of the row filter
 /// has an index of the filter's values.
 const MAX_PAIRS: usize = 4_096;
-/// What a value takes in an index, in bytes, with the free room of its table.
-const VALUE_BYTES: usize = 20;
-/// What a value of a row filter takes, in bytes: it has an index of its own.
-const ROW_VALUE_BYTES: usize = 600;
+/// What a value of a row filter takes, in bytes, with the free room of its table.
+pub(super) const ROW_VALUE_BYTES: usize = 260;
+/// What the index of a filter takes beside its path and its values, in bytes.
+pub(super) const GROUP_BYTES: usize = 450;
+/// What a component of a path takes beside its name, in bytes.
+const COMPONENT_BYTES: usize = 48;
 
 /// The index keys of one residual; `None` for a part that requires no particular value.
 #[derive(Debug, Default)]
@@ -65,8 +68,18 @@ impl IndexKeys {
 /// Returns the memory that an index takes for a residual, in bytes.
 pub fn index_bytes(residual: &Clauses) -> usize {
     let (row_filter, filter) = best_keys(residual.row_filter.as_ref(), residual.filter.as_ref());
-    let values = filter.map_or(0, |it| it.len) * VALUE_BYTES;
-    row_filter.map_or(values, |it| it.len * (ROW_VALUE_BYTES + values))
+    let group = filter.map_or(0, |it| {
+        GROUP_BYTES + path_bytes(it.path) + it.len * VALUE_BYTES
+    });
+    // Each value of a row filter has an index of its own.
+    row_filter.map_or(group, |it| {
+        path_bytes(it.path) + it.len * (ROW_VALUE_BYTES + group)
+    })
+}
+
+/// Returns what an index keeps of a path: its text twice, and its components.
+fn path_bytes(path: &str) -> usize {
+    3 * path.len() + COMPONENT_BYTES * (1 + path.split('.').count())
 }
 
 /// The values of which a predicate requires one at a path.

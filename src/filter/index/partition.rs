@@ -45,7 +45,8 @@ struct RowFilterGroup {
 struct FilterGroups {
     /// Residuals without a filter, or with one that has no index key: each event is checked against them.
     unindexed: SlotSet,
-    groups: HashMap<LookupField, FilterGroup>,
+    /// In boxes, as a table has room for more groups than most have.
+    groups: HashMap<LookupField, Box<FilterGroup>>,
 }
 
 /// Residuals by the value that their filter requires at one path.
@@ -202,10 +203,12 @@ impl FilterGroups {
             return;
         };
         let group = self.groups.entry(key.field.clone());
-        let group = group.or_insert_with(|| FilterGroup {
-            field: IndexedField::new(&key.field.path),
-            all: SlotSet::default(),
-            buckets: BucketMap::default(),
+        let group = group.or_insert_with(|| {
+            Box::new(FilterGroup {
+                field: IndexedField::new(&key.field.path),
+                all: SlotSet::default(),
+                buckets: BucketMap::default(),
+            })
         });
         group.all.insert(slot);
         for bucket in &key.buckets {
@@ -308,5 +311,26 @@ impl IndexedField {
             false
         });
         walk.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::index_key::{GROUP_BYTES, ROW_VALUE_BYTES};
+    use super::*;
+
+    /// What an allocation takes beside its bytes, and a table behind its entries.
+    const ALLOCATION: usize = 16;
+
+    #[test]
+    fn a_group_takes_no_more_than_is_charged() {
+        // A table may be not half full.
+        let row_value = (size_of::<(Bucket, FilterGroups)>() + 1) * 16 / 7;
+        assert!(row_value <= ROW_VALUE_BYTES, "{row_value} bytes");
+        // The smallest table has room for four.
+        let table = 4 * (size_of::<(LookupField, Box<FilterGroup>)>() + 1) + 2 * ALLOCATION;
+        let group = table + size_of::<FilterGroup>() + ALLOCATION;
+        assert!(group <= GROUP_BYTES, "{group} bytes");
+        assert!(group > GROUP_BYTES - 64, "{group} bytes");
     }
 }

@@ -118,3 +118,17 @@ fn a_feeds_plan_takes_from_the_same_memory() {
     drop(held);
     assert_eq!(budget.used(), 0);
 }
+
+/// It is never refused.
+#[test]
+fn a_watch_of_a_tenant_with_a_common_filter_is_not_charged() {
+    let mut watch = watch(filtered(vec![crate::pipeline::fixtures::eq(
+        "order.status",
+        "paid",
+    )]));
+    let tenant = crate::pipeline::fixtures::eq("tenant", "00000000-0000-0000-0000-000000000000");
+    let tenant = crate::filter::Predicate::from_filters(vec![tenant]).expect("a filter");
+    watch.row_filter = Some(tenant.into());
+    let bytes = watch.shape().heap_bytes();
+    assert!(bytes <= UNCHARGED_BYTES, "{bytes} bytes");
+}

@@ -1,4 +1,3 @@
-use bytes::Bytes;
 use serde_json::json;
 
 use super::*;
@@ -310,4 +309,25 @@ fn an_invalid_filter_is_named_by_its_path_in_the_request() {
     ] {
         assert_refused(deep(filter), &at(rest), part);
     }
+}
+
+/// A request's buffer is freed although the watch keeps the token.
+#[test]
+fn the_token_is_kept_apart_from_the_request() {
+    use prost::Message as _;
+    let token = vec![7; 500];
+    let sent = pb::WatchRequest {
+        start: Some(watch_request::Start::ResumeToken(token.clone().into())),
+        ..filtered(vec![eq("a", "x".repeat(10_000))])
+    };
+    let buffer = Bytes::from(sent.encode_to_vec());
+    let request = pb::WatchRequest::decode(buffer.clone()).expect("it is well-formed");
+    let kept = watch(request);
+    assert_eq!(kept.start, Start::Token(token.into()));
+    assert!(buffer.is_unique(), "something of the request is kept");
+    let without = Watch {
+        start: Start::Now,
+        ..kept.clone()
+    };
+    assert!(kept.own_bytes() >= without.own_bytes() + 500);
 }

@@ -435,3 +435,18 @@ fn a_shard_is_refused_where_the_id_or_a_part_of_it_is_hidden() {
         sharded(hidden, 1).expect("one consumer gets everything");
     }
 }
+
+#[test]
+fn a_filter_without_claims_is_compiled_once_for_all_callers() {
+    let policy = policy(&rule("filter: {a: {$in: [1, 2]}}"));
+    let place = |name: &str| {
+        let decision = decide(&policy, &principal(name, json!({})), orders());
+        let view = decision.expect("allowed").view;
+        view.row_filter.as_ref().expect("a row filter").address()
+    };
+    // Both are open at once.
+    let first = decide(&policy, &principal("jwt:a", json!({})), orders()).expect("allowed");
+    let first = first.view.row_filter.as_ref().expect("a row filter");
+    assert_eq!(first.address(), place("jwt:a"));
+    assert_eq!(first.address(), place("jwt:b"));
+}

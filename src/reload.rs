@@ -12,6 +12,11 @@ use crate::{
     metrics::Metrics,
 };
 
+/// The number of polls in a row that read something else each time, after which that is reported.
+const MAX_UNSETTLED_POLLS: u32 = 3;
+
+const UNSETTLED: &str = "the content is another at each reading, or can't be read again and again";
+
 /// Files that only work together, such as a certificate and its key.
 #[derive(Debug)]
 pub struct ReloadedFiles {
@@ -44,8 +49,8 @@ impl ReloadedFiles {
     }
 
     /// Polls the files every `interval` and passes changed contents to `apply` once two polls in a row have
-    /// read the same. When `apply` refuses them or a file can't be read, the old contents stay in force.
-    /// Never returns.
+    /// read the same. When `apply` refuses them, a file can't be read, or several polls in a row read something
+    /// else each time, the old contents stay in force, and that is reported. Never returns.
     pub async fn follow(
         mut self,
         interval: Duration,
@@ -56,6 +61,7 @@ impl ReloadedFiles {
         let mut last_problem = None;
         // The changed contents that the previous poll read.
         let mut candidate = None;
+        let mut unsettled_polls = 0;
         loop {
             tokio::time::sleep(interval).await;
             let read = read_all(&self.files).await.map_err(String::from);
@@ -64,6 +70,7 @@ impl ReloadedFiles {
                 .is_ok_and(|contents| *contents == self.applied)
             {
                 candidate = None;
+                unsettled_polls = 0;
                 if last_problem.take().is_some() {
                     // The change was reverted, or the files can be read again.
                     tracing::info!(what = self.what, "the files are as they were");
@@ -72,11 +79,14 @@ impl ReloadedFiles {
                 continue;
             }
             // It may be partly written, or a mix of files from before and after a swap.
-            if candidate.as_ref() != Some(&read) {
-                candidate = Some(read);
+            let is_settled = candidate.as_ref() == Some(&read);
+            let read = &*candidate.insert(read);
+            unsettled_polls = if is_settled { 0 } else { unsettled_polls + 1 };
+            if (1..MAX_UNSETTLED_POLLS).contains(&unsettled_polls) {
                 continue;
             }
-            let outcome = match &read {
+            let outcome = match read {
+                _ if !is_settled => Err(UNSETTLED.to_owned()),
                 Ok(contents) => apply(contents),
                 Err(problem) => Err(problem.clone()),
             };
@@ -99,8 +109,7 @@ impl ReloadedFiles {
                     continue;
                 }
             }
-            candidate = None;
-            if let Ok(contents) = read {
+            if let Some(Ok(contents)) = candidate.take() {
                 self.applied = contents;
             }
         }
@@ -120,6 +129,7 @@ mod tests {
     use std::{os::unix::fs::symlink, path::Path, sync::Mutex};
 
     use super::*;
+    use crate::metrics::ScrapedGauges;
 
     /// Replaces a link above both files, as Kubernetes does. Each generation has different contents.
     fn swap(volume: &Path, generation: u32) {
@@ -203,6 +213,42 @@ mod tests {
         tokio::select! {
             () = files.follow(INTERVAL, &metrics, apply) => {}
             () = writing => {}
+        }
+    }
+    /// Reads that are an error at one poll and new contents at the next are never applied.
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_can_be_read_now_and_then_only_is_reported() {
+        const INTERVAL: Duration = Duration::from_secs(10);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.yaml");
+        std::fs::write(&path, "old").unwrap();
+        let (files, _) = ReloadedFiles::read("policy", vec![path.clone()])
+            .await
+            .unwrap();
+        let metrics = Metrics::new();
+        let failed = || {
+            let page = metrics.render(&ScrapedGauges::default());
+            page.contains("weir_last_reload_successful{what=\"policy\"} 0")
+        };
+        let apply = |contents: &[Vec<u8>]| Err(format!("applied {contents:?}"));
+        let alternating = async {
+            tokio::time::sleep(INTERVAL / 2).await;
+            for poll in 0..MAX_UNSETTLED_POLLS * 3 {
+                assert_eq!(failed(), poll >= MAX_UNSETTLED_POLLS, "poll {poll}");
+                if poll % 2 == 0 {
+                    std::fs::remove_file(&path).unwrap();
+                } else {
+                    std::fs::write(&path, "new").unwrap();
+                }
+                tokio::time::sleep(INTERVAL).await;
+            }
+            std::fs::write(&path, "old").unwrap();
+            tokio::time::sleep(INTERVAL).await;
+            assert!(!failed(), "it is as it was");
+        };
+        tokio::select! {
+            () = files.follow(INTERVAL, &metrics, apply) => {}
+            () = alternating => {}
         }
     }
 }

@@ -141,9 +141,10 @@ impl JwtVerifier {
         (id, algorithm): (Option<&str>, Algorithm),
         from: Option<SocketAddr>,
     ) -> Result<Principal, Error> {
-        let from = Caller::Address(from.map(|it| it.ip()));
-        let _turn = self.turns.acquire(&from).await;
+        let from = Caller::at(from.map(|it| it.ip()));
+        let turn = self.turns.acquire(&from).await;
         let verified = self.verify_with(keys, token, id, algorithm);
+        drop(turn);
         // So that other tasks run before the next turn begins on this thread.
         tokio::task::yield_now().await;
         verified

@@ -161,7 +161,7 @@ impl CatchUp {
         let drained = tokio::select! {
             biased;
             () = queue.0.wait_drained() => true,
-            () = self.catch_ups.permits.client_stalled(&queue.0) => false,
+            () = self.catch_ups.permits.client_stalled(&self.spec.caller, &queue.0) => false,
             () = permit_wanted(&mut self.permit) => false,
             () = sleep(DRAIN_TIMEOUT) => false,
         };
@@ -187,11 +187,12 @@ impl CatchUp {
         self.permit = Some(permit);
         let stream = self.stream(opened).await?;
         let (catch_ups, queue) = (Arc::clone(&self.catch_ups), Arc::clone(&self.queue));
+        let caller = self.spec.caller.clone();
         tokio::select! {
             biased;
             outcome = self.read_until_joined(stream) => outcome,
             // At any moment: who does not read loses nothing that it has read.
-            () = catch_ups.permits.client_stalled(&queue) => Ok(CatchUpOutcome::GivenUp),
+            () = catch_ups.permits.client_stalled(&caller, &queue) => Ok(CatchUpOutcome::GivenUp),
         }
     }
 

@@ -22,7 +22,7 @@ use crate::{
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The same, while others wait for a permit.
-const UNREAD_LIMIT: Duration = Duration::from_secs(1);
+pub const UNREAD_LIMIT: Duration = Duration::from_secs(1);
 
 /// The time after which a caller gives up a permit for one that waits and has at least two fewer.
 const SLICE_OF_MANY: Duration = Duration::from_secs(1);
@@ -100,13 +100,13 @@ impl CatchUpPermits {
         self.permit(turn, caller)
     }
 
-    /// Waits until the client has left what is queued for it unread for too long.
-    pub(super) async fn client_stalled(&self, queue: &CatchUpQueue) {
+    /// Waits until the client of a caller has left what is queued for it unread for too long.
+    pub(super) async fn client_stalled(&self, caller: &Caller, queue: &CatchUpQueue) {
         loop {
             let unread = queue.wait_unread().await.elapsed();
             if unread < UNREAD_LIMIT {
                 sleep(UNREAD_LIMIT - unread).await;
-            } else if unread >= STALL_TIMEOUT || self.demand.is_unmet() {
+            } else if unread >= STALL_TIMEOUT || self.demand.is_unmet(caller) {
                 return;
             } else {
                 sleep(CHECK.min(STALL_TIMEOUT - unread)).await;
@@ -127,13 +127,16 @@ impl CatchUpPermits {
 }
 
 impl Demand {
-    /// Returns whether more wait for a permit than are being given up.
-    fn is_unmet(&self) -> bool {
-        self.turns.waiting() > self.given_up.load(Ordering::Relaxed)
+    /// Returns whether more wait that may have a permit of this caller than are being given up. Those of another caller
+    /// that has as many as it may have wait for its own.
+    fn is_unmet(&self, caller: &Caller) -> bool {
+        let given_up = self.given_up.load(Ordering::Relaxed);
+        self.turns.waiting_for(caller, given_up.saturating_add(1)) > given_up
     }
 
-    fn give_up_one(&self) -> Option<GivenUp> {
-        let waiting = self.turns.waiting();
+    fn give_up_one(&self, caller: &Caller) -> Option<GivenUp> {
+        let most = self.given_up.load(Ordering::Relaxed).saturating_add(1);
+        let waiting = self.turns.waiting_for(caller, most);
         let more = |given_up: usize| (given_up < waiting).then_some(given_up + 1);
         let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
         self.given_up.fetch_update(set, get, more).ok()?;
@@ -156,7 +159,7 @@ impl CatchUpPermit {
             return false;
         };
         // Nothing more is asked while its time is not over, or nobody waits.
-        if held < SLICE_OF_MANY || !self.demand.is_unmet() {
+        if held < SLICE_OF_MANY || !self.demand.is_unmet(&self.caller) {
             return false;
         }
         let lead = self.demand.turns.lead(&self.caller).unwrap_or(0);
@@ -171,7 +174,7 @@ impl CatchUpPermit {
 
     fn give_up(&mut self) -> bool {
         if self.given_up.is_none() {
-            self.given_up = self.demand.give_up_one();
+            self.given_up = self.demand.give_up_one(&self.caller);
         }
         self.given_up.is_some()
     }
@@ -276,9 +279,25 @@ mod tests {
         let b = caller("b");
         let mut waits = Box::pin(permits.acquire(&b));
         assert!((&mut waits).now_or_never().is_none());
-        assert_eq!(permits.demand.turns.waiting(), 1);
+        assert!(permits.demand.is_unmet(&held[0].caller));
         drop(waits);
         assert!(!held[0].is_wanted_while_quiet());
-        assert_eq!(permits.demand.turns.waiting(), 0);
+        assert!(!permits.demand.is_unmet(&held[0].caller));
+    }
+
+    /// The waiting one can't have the permit of another, so giving it up would help nobody.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_at_its_callers_maximum_wants_no_permit_of_others() {
+        let (a, b) = (caller("a"), caller("b"));
+        let (permits, mut held) = held_by(&a, 16);
+        let mut waits = Box::pin(permits.acquire(&a));
+        assert!((&mut waits).now_or_never().is_none());
+        let mut only = permits.try_acquire(&b).expect("some were kept");
+        only.note_reply();
+        advance(SLICE).await;
+        assert!(!only.is_wanted(true) && !only.is_wanted_while_quiet());
+        assert!(!permits.demand.is_unmet(&b));
+        assert!(held[0].is_wanted(true), "a watch of its own caller waits");
+        assert!(!held[1].is_wanted(true), "and no other");
     }
 }

@@ -2,6 +2,7 @@
 //! records; opening and stopping feeds is up to the caller.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, VecDeque},
     hash::{BuildHasher, RandomState},
     sync::Arc,
@@ -11,13 +12,20 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    limit::{Exceeded, Limit},
+    error::Error,
+    limit::Limit,
     model::{Caller, FeedMode, Mode, Scope},
     pipeline::Plan,
 };
 
 /// The share of all feeds that may be idle, as a divisor.
 const IDLE_SHARE: usize = 4;
+
+/// One in so many feeds is kept for other principals, however many one opens.
+const KEPT_FOR_OTHERS: usize = 4;
+
+/// The delay before a retry of a watch that needs one feed more than its principal may have opened.
+const RETRY_LATER: Duration = Duration::from_secs(5);
 
 /// The time that an idle feed stays that was never read: all who waited for it left before it was open.
 const UNREAD_LINGER: Duration = Duration::from_secs(2);
@@ -40,6 +48,9 @@ struct FeedEntry<F> {
     id: u64,
     mode: Mode,
     watchers: usize,
+    /// The caller that opened it, or joined it while it was idle, with the number of its watchers. `None` once all
+    /// of these have left.
+    owner: Option<(Caller, usize)>,
     /// The time at which its last watcher left. `None` while it has watchers.
     idle_since: Option<Instant>,
     /// Whose its last watcher was.
@@ -73,20 +84,26 @@ impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
     ///
     /// With AUTO a watch gets a dedicated feed while its scope has few of them: then MongoDB filters, and
     /// sends less to Weir. With more of them, a shared feed is cheaper for both.
-    pub(super) fn choose_mode(&self, requested: FeedMode, dedicated: &Plan, shared: &Plan) -> Mode {
+    pub(super) fn choose_mode(
+        &self,
+        caller: &Caller,
+        requested: FeedMode,
+        (dedicated, shared): (&Plan, &Plan),
+    ) -> Mode {
         match requested {
             FeedMode::Dedicated => Mode::Dedicated,
             FeedMode::Shared => Mode::Shared,
             FeedMode::Auto if dedicated == shared => Mode::Shared,
             FeedMode::Auto if self.feeds.contains_key(dedicated) => Mode::Dedicated,
             FeedMode::Auto => {
-                let (count, idle) = self.dedicated_feeds_of(dedicated.scope());
-                let few = count < self.feeds_per_scope || idle.is_some();
+                let (count, has_idle) = self.dedicated_feeds_of(dedicated.scope());
+                let few = count < self.feeds_per_scope || has_idle;
                 // Reserve one for the shared feed that further watches of the scope will need.
                 let reserved = usize::from(!self.feeds.contains_key(shared));
-                let has_capacity =
-                    self.feeds.len() + reserved < self.limit.max() || self.longest_idle().is_some();
-                if few && has_capacity && self.feeds_per_scope > 0 {
+                let has_capacity = self.feeds.len() + reserved < self.limit.max()
+                    || self.feeds.values().any(FeedEntry::is_idle);
+                let may_open = self.in_use_of(caller) + reserved < self.max_of(caller);
+                if few && has_capacity && may_open && self.feeds_per_scope > 0 {
                     Mode::Dedicated
                 } else {
                     Mode::Shared
@@ -100,11 +117,17 @@ impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
         self.feeds.contains_key(plan)
     }
 
-    /// Adds a watcher to the feed of a plan, if there is one.
-    pub(super) fn join(&mut self, plan: &Plan) -> Option<(FeedId, F)> {
+    /// Adds a watcher of a caller to the feed of a plan, if there is one.
+    pub(super) fn join(&mut self, plan: &Plan, caller: &Caller) -> Option<(FeedId, F)> {
         let (plan, _) = self.feeds.get_key_value(plan)?;
         let plan = Arc::clone(plan);
         let entry = self.feeds.get_mut(&plan)?;
+        if entry.watchers == 0 {
+            entry.owner = Some((caller.clone(), 0));
+        }
+        if let Some(own) = entry.watchers_of_owner(caller) {
+            *own += 1;
+        }
         entry.watchers += 1;
         entry.idle_since = None;
         entry.was_read |= entry.is_open;
@@ -112,33 +135,50 @@ impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
         Some((FeedId { plan, id }, entry.feed.clone()))
     }
 
-    /// Adds a new feed with its first watcher. The second value returned is the idle feed that was removed
-    /// to make room, if any; the caller must stop it.
+    /// Adds a new feed with its first watcher, which is of this caller. The second value returned are the idle feeds
+    /// that were removed to make room; the caller must stop them.
     ///
     /// # Errors
-    /// The maximum number of feeds is reached, and none of them is idle.
+    /// The maximum number of feeds is reached and none of them is idle, or as many as one principal may have opened are
+    /// in use by those of this one.
     pub(super) fn insert(
         &mut self,
-        plan: &Arc<Plan>,
-        mode: Mode,
+        (plan, mode): (&Arc<Plan>, Mode),
         feed: F,
-    ) -> Result<(FeedId, Option<F>), Exceeded> {
-        let mut retired = None;
-        if self.feeds.len() >= self.limit.max() {
-            retired = Some(self.longest_idle().ok_or_else(|| self.limit.reject())?);
-        } else if mode == Mode::Dedicated {
-            // An idle feed does not count against its scope, so it makes room.
-            let (count, idle) = self.dedicated_feeds_of(plan.scope());
-            retired = idle.filter(|_| count >= self.feeds_per_scope);
+        caller: &Caller,
+    ) -> Result<(FeedId, Vec<F>), Error> {
+        let (max, in_use) = (self.max_of(caller), self.in_use_of(caller));
+        if in_use >= max {
+            return Err(self.reject(max));
         }
-        let retired = retired.and_then(|plan| self.feeds.remove(&plan));
-        let retired = retired.map(|entry| entry.feed);
+        let is_full = self.feeds.len() >= self.limit.max();
+        if is_full && !self.feeds.values().any(FeedEntry::is_idle) {
+            return Err(self.limit.reject().into());
+        }
+        let mut retired = Vec::new();
+        let (count, _) = self.dedicated_feeds_of(plan.scope());
+        if mode == Mode::Dedicated && count >= self.feeds_per_scope {
+            // An idle feed does not count against its scope, so it makes room.
+            let of_scope = |plan_: &Plan, entry: &FeedEntry<F>| {
+                entry.mode == Mode::Dedicated && plan_.scope() == plan.scope()
+            };
+            retired.extend(self.retire_idle(caller, of_scope));
+        }
+        // Else it could have more in use by coming back to those.
+        let own_idle = self.feeds.values().filter(|it| it.is_idle_of(caller));
+        if in_use + own_idle.count() >= max {
+            retired.extend(self.retire_idle(caller, |_, entry| entry.is_idle_of(caller)));
+        }
+        if self.feeds.len() >= self.limit.max() {
+            retired.extend(self.retire_idle(caller, |_, _| true));
+        }
         let id = self.next_id;
         self.next_id += 1;
         let entry = FeedEntry {
             id,
             mode,
             watchers: 1,
+            owner: Some((caller.clone(), 1)),
             idle_since: None,
             last_caller: Caller::default(),
             is_open: false,
@@ -169,6 +209,12 @@ impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
             return false;
         };
         entry.watchers -= 1;
+        if let Some(own) = entry.watchers_of_owner(caller) {
+            *own -= 1;
+            if *own == 0 {
+                entry.owner = None;
+            }
+        }
         let last = entry.watchers == 0;
         entry.idle_since = last.then(Instant::now);
         entry.last_caller = caller.clone();
@@ -227,7 +273,7 @@ impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
         while count > max_idle {
             let longest = |idle: &VecDeque<(Instant, _)>| {
                 let since = idle.front().map(|(since, _)| *since);
-                (idle.len(), std::cmp::Reverse(since))
+                (idle.len(), Reverse(since))
             };
             let most = by_caller.iter_mut().max_by_key(|idle| longest(idle));
             let Some((_, plan)) = most.and_then(VecDeque::pop_front) else {
@@ -258,30 +304,84 @@ impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
         entry.filter(|entry| entry.id == feed_id.id)
     }
 
-    /// The number of dedicated feeds of a scope, and the one that has been idle for longest.
-    fn dedicated_feeds_of(&self, scope: &Scope) -> (usize, Option<Arc<Plan>>) {
-        let dedicated = || {
-            let feeds = self.feeds.iter();
-            feeds.filter(|(plan, entry)| entry.mode == Mode::Dedicated && plan.scope() == scope)
-        };
-        (dedicated().count(), longest_idle(dedicated()))
+    /// The number of dedicated feeds of a scope, and whether one of them is idle.
+    fn dedicated_feeds_of(&self, scope: &Scope) -> (usize, bool) {
+        let feeds = self.feeds.iter();
+        let dedicated = feeds
+            .filter(|(plan, entry)| entry.mode == Mode::Dedicated && plan.scope() == scope)
+            .map(|(_, entry)| entry);
+        dedicated.fold((0, false), |(count, has_idle), entry| {
+            (count + 1, has_idle || entry.is_idle())
+        })
     }
 
-    fn longest_idle(&self) -> Option<Arc<Plan>> {
-        longest_idle(self.feeds.iter())
+    /// The maximum number of feeds that a caller may have opened. Clients without authentication share addresses, so
+    /// these have all.
+    fn max_of(&self, caller: &Caller) -> usize {
+        let max = self.limit.max();
+        match caller {
+            Caller::Principal(_) => max - max / KEPT_FOR_OTHERS,
+            Caller::Address(_) => usize::MAX,
+        }
+    }
+
+    /// The number of feeds that a caller has opened and watches.
+    fn in_use_of(&self, caller: &Caller) -> usize {
+        let owners = self.feeds.values().filter_map(|it| it.owner.as_ref());
+        owners.filter(|(owner, _)| owner == caller).count()
+    }
+
+    /// Counts a rejection and returns it: one principal may have opened no more than `max` feeds.
+    fn reject(&self, max: usize) -> Error {
+        let all = self.limit.reject().max;
+        Error::Quota {
+            owner: "this principal",
+            limit: "feeds",
+            allowed: format!("{max} of the {all} feeds at once"),
+            retry: RETRY_LATER,
+        }
+    }
+
+    /// Removes an idle feed among these: the caller's own that is idle for longest, or else that of the caller that
+    /// has left the most.
+    fn retire_idle(
+        &mut self,
+        caller: &Caller,
+        is_among: impl Fn(&Plan, &FeedEntry<F>) -> bool,
+    ) -> Option<F> {
+        let mut left: HashMap<&Caller, usize> = HashMap::new();
+        for entry in self.feeds.values().filter(|it| it.is_idle()) {
+            *left.entry(&entry.last_caller).or_default() += 1;
+        }
+        let idle = self.feeds.iter().filter_map(|(plan, entry)| {
+            let since = entry.idle_since.filter(|_| is_among(plan, entry))?;
+            let by = &entry.last_caller;
+            Some(((by == caller, left.get(by).copied(), Reverse(since)), plan))
+        });
+        let (_, plan) = idle.max_by_key(|(rank, _)| *rank)?;
+        let plan = Arc::clone(plan);
+        self.feeds.remove(&plan).map(|entry| entry.feed)
+    }
+}
+
+impl<F> FeedEntry<F> {
+    fn is_idle(&self) -> bool {
+        self.idle_since.is_some()
+    }
+
+    fn is_idle_of(&self, caller: &Caller) -> bool {
+        self.is_idle() && self.last_caller == *caller
+    }
+
+    /// The number of the owner's watchers, if that is this caller.
+    fn watchers_of_owner(&mut self, caller: &Caller) -> Option<&mut usize> {
+        let owner = self.owner.as_mut().filter(|(owner, _)| owner == caller);
+        owner.map(|(_, watchers)| watchers)
     }
 }
 
 fn earlier(next: Option<Instant>, at: Instant) -> Option<Instant> {
     Some(next.map_or(at, |next| next.min(at)))
-}
-
-fn longest_idle<'a, F: 'a>(
-    feeds: impl Iterator<Item = (&'a Arc<Plan>, &'a FeedEntry<F>)>,
-) -> Option<Arc<Plan>> {
-    let idle = feeds.filter_map(|(plan, entry)| Some((entry.idle_since?, plan)));
-    let longest = idle.min_by_key(|(since, _)| *since);
-    longest.map(|(_, plan)| Arc::clone(plan))
 }
 
 #[cfg(test)]

@@ -249,7 +249,8 @@ impl Feeds {
         table: &FeedTable<FeedHandle>,
         wanted: &Wanted<'_>,
     ) -> Result<(Mode, Option<HeldPlan>), Exceeded> {
-        let mode = table.choose_mode(wanted.requested, &wanted.dedicated, wanted.shared);
+        let plans = (&*wanted.dedicated, &**wanted.shared);
+        let mode = table.choose_mode(wanted.caller, wanted.requested, plans);
         match self.hold_plan(table, mode, &wanted.dedicated) {
             Ok(held) => Ok((mode, held)),
             // The shared feed needs no memory for conditions.
@@ -265,7 +266,7 @@ impl Feeds {
         mode: Mode,
         wanted: &Wanted<'_>,
     ) -> Option<PendingFeed> {
-        let (feed_id, handle) = table.join(wanted.plan(mode))?;
+        let (feed_id, handle) = table.join(wanted.plan(mode), wanted.caller)?;
         Some(PendingFeed {
             guard: self.guard(feed_id, wanted),
             mode,
@@ -303,9 +304,9 @@ impl Feeds {
             stop: stop.clone(),
             _plan: held_plan.map(Arc::new),
         };
-        let (feed_id, retired) = table.insert(&plan, mode, handle)?;
+        let (feed_id, retired) = table.insert((&plan, mode), handle, wanted.caller)?;
         drop(table);
-        if let Some(retired) = retired {
+        for retired in retired {
             tracing::debug!("stopping an idle feed to make room for another");
             retired.stop();
         }

@@ -69,6 +69,7 @@ use subscribers::Subscribers;
 use tasks::Tasks;
 use watcher::WatchStarter;
 
+pub use catch_up_permits::UNREAD_LIMIT;
 pub use request_memory::HeldRequest;
 pub use revocable_buffer::{Evicted, RevocableBuffer};
 pub use ring::{FeedPosition, Invalidation};

@@ -15,8 +15,8 @@ use tokio::{sync::oneshot, time::timeout};
 use super::{Exceeded, Limit};
 
 /// Hands out turns, up to a limit in all and one for each key. A free turn goes to the key that has the fewest,
-/// among these to the one whose last turn is longest ago, and within a key to who has waited longest. Its clones share the turns. Those who wait and those
-/// who hold a turn bound the memory.
+/// among these to the one whose last turn is longest ago, and within a key to who has waited longest. Its clones share
+/// the turns. Those who wait and those who hold a turn bound the memory.
 #[derive(Debug)]
 pub struct Turns<K: Eq + Hash>(Arc<Shared<K>>);
 
@@ -138,10 +138,26 @@ impl<K: Eq + Hash + Clone> Turns<K> {
         turn.map_err(|_| self.0.limit.reject())
     }
 
-    /// Returns the number of those who wait for a turn.
+    /// Returns how many wait that could have a turn of this key if it were given back: those of the key itself, and
+    /// of each other key as many as it may have. Counts to `most` only.
     #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.0.waiting.load(Ordering::Relaxed)
+    pub fn waiting_for(&self, key: &K, most: usize) -> usize {
+        if !self.has_waiters() {
+            return 0;
+        }
+        let state = self.0.lock();
+        let own = state.keys.get(key).map_or(0, |queue| queue.waiting.len());
+        let mut count = own.min(most);
+        for other in state.round.values().filter(|other| *other != key) {
+            if count >= most {
+                break;
+            }
+            if let Some(queue) = state.keys.get(other) {
+                let may_have = self.0.max_per_key.saturating_sub(queue.held);
+                count = count.saturating_add(queue.waiting.len().min(may_have));
+            }
+        }
+        count.min(most)
     }
 
     /// Returns how many turns more this key has than the other key with the fewest that waits and may have one.
@@ -365,9 +381,12 @@ mod tests {
         assert!(turns.try_acquire(&"a").is_none());
         let mut own = waiting(&turns, &"a", 2);
         assert!(turns.has_waiters());
+        assert_eq!(turns.waiting_for(&"a", 9), 2);
+        assert_eq!(turns.waiting_for(&"b", 9), 0);
         assert!(!turns.has_waiters_of_others(&"b"), "it may have no more");
         let other = turns.try_acquire(&"b").expect("the third is free");
-        let mut others = waiting(&turns, &"b", 1);
+        let mut others = waiting(&turns, &"b", 3);
+        assert_eq!(turns.waiting_for(&"a", 9), 2 + 1, "b may have one more");
         assert!(turns.has_waiters_of_others(&"a"));
         assert!(!turns.has_waiters_of_others(&"b"));
         drop(other);
@@ -389,7 +408,8 @@ mod tests {
         calls.append(&mut waiting(&turns, &"b", 1));
         calls.append(&mut waiting(&turns, &"c", 2));
         assert_eq!(turns.lead(&"a"), Some(3));
-        assert_eq!(turns.waiting(), 4);
+        assert_eq!(turns.waiting_for(&"b", 9), 4);
+        assert_eq!(turns.waiting_for(&"b", 3), 3);
         let mut names = vec!["a", "b", "c", "c"];
         let mut granted = Vec::new();
         while held.pop().is_some() {

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{auth::Principal, error::Error, metrics::Metrics, policy::Limits};
+use crate::{auth::Principal, error::Error, hub::UNREAD_LIMIT, metrics::Metrics, policy::Limits};
 
 /// The capacity of the bucket for new watches, in seconds of its rate: the size of a burst.
 const OPENING_BURST_SECONDS: f64 = 10.0;
@@ -31,8 +31,8 @@ const MIN_ACCOUNTS_TO_SWEEP: usize = 1_000;
 /// The minimum interval between removals: all openings wait during one.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The wait from which a catch-up is given up, with all events that it has read.
-const LONG_WAIT: Duration = Duration::from_secs(10);
+/// The wait from which a catch-up may be given up, with all events that it has read.
+const LONG_WAIT: Duration = UNREAD_LIMIT;
 /// The minimum number of bytes that a watch is sent between long waits: as much as a catch-up reads ahead.
 /// With less, a cursor would be opened for each message.
 const MIN_BYTES_BEFORE_LONG_WAIT: u64 = 1 << 20;
@@ -234,7 +234,7 @@ impl WatchQuota {
     pub(super) fn charge(&mut self, bytes: u64) -> Option<Duration> {
         let wait = self.charge_buckets(bytes)?;
         self.sent = self.sent.saturating_add(bytes);
-        if wait > LONG_WAIT && self.sent < MIN_BYTES_BEFORE_LONG_WAIT {
+        if wait >= LONG_WAIT && self.sent < MIN_BYTES_BEFORE_LONG_WAIT {
             return None;
         }
         self.sent = 0;

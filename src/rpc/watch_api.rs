@@ -157,7 +157,9 @@ impl WatchApi {
             request.pipeline.clear();
         }
         if !request.filters.is_empty() || !request.pipeline.is_empty() {
-            let mut complete = self.compile_filters(lease.principal(), request).await?;
+            let mut complete = self
+                .compile_filters(lease.principal(), &caller, request)
+                .await?;
             lease.authorize(&mut complete)?;
             watch = Ok(complete);
         }
@@ -212,6 +214,7 @@ impl WatchApi {
     async fn compile_filters(
         &self,
         principal: &Principal,
+        caller: &Caller,
         request: pb::WatchRequest,
     ) -> Result<Watch, Error> {
         let limits = self.limits.request.clone();
@@ -224,8 +227,7 @@ impl WatchApi {
             let _slot = slot;
             Watch::from_request(request, &limits)
         };
-        let caller = principal.as_caller(None);
-        match self.hub.costly_work().run(&caller, work).await {
+        match self.hub.costly_work().run(caller, work).await {
             Ok(watch) => Ok(watch?),
             Err(_) => {
                 tracing::error!("compiling the filters of a request failed");

@@ -60,7 +60,8 @@ impl Source for MongoSource {
         Box::pin(async move {
             let (source, reply_timeout) = self.for_streams().await?;
             let permit = source.stream_permit().await;
-            let open = || source.open_cursor(plan, at, batch_size, &reply_timeout);
+            let open =
+                || source.open_cursor(plan, at, (batch_size, permit.clone()), &reply_timeout);
             let cursor = source.retried(open).await?.holding(permit);
             Ok(Box::new(cursor) as Box<dyn Cursor>)
         })

@@ -41,15 +41,15 @@ async fn plans_whose_hashes_collide_never_share_a_feed() {
         ]
     };
     for (plan, feed) in plans() {
-        assert!(table.join(&plan).is_none());
+        assert!(table.join(&plan, &caller("a")).is_none());
         let (_, retired) = table
-            .insert(&plan, Mode::Dedicated, feed)
+            .insert((&plan, Mode::Dedicated), feed, &caller("a"))
             .expect("the table has capacity");
-        assert_eq!(retired, None);
+        assert!(retired.is_empty());
     }
     // Equal plans in other allocations.
     for (equal, feed) in plans() {
-        let (_, found) = table.join(&equal).expect("the feed exists");
+        let (_, found) = table.join(&equal, &caller("a")).expect("the feed exists");
         assert_eq!(found, feed);
     }
 }
@@ -58,20 +58,24 @@ async fn plans_whose_hashes_collide_never_share_a_feed() {
 async fn a_full_table_replaces_the_feed_that_has_been_idle_for_longest() {
     let mut table: FeedTable<&str> = FeedTable::new(Limit::new("feeds", 2), 4, LINGER);
     let (a, _) = table
-        .insert(&plan("a", None), Mode::Shared, "a")
+        .insert((&plan("a", None), Mode::Shared), "a", &caller("a"))
         .expect("the table has capacity");
     let (b, _) = table
-        .insert(&plan("b", None), Mode::Shared, "b")
+        .insert((&plan("b", None), Mode::Shared), "b", &caller("a"))
         .expect("the table has capacity");
-    assert!(table.insert(&plan("c", None), Mode::Shared, "c").is_err());
+    assert!(
+        table
+            .insert((&plan("c", None), Mode::Shared), "c", &caller("a"))
+            .is_err()
+    );
     assert!(table.leave(&b, &caller("a")));
     tokio::time::advance(Duration::from_secs(1)).await;
     assert!(table.leave(&a, &caller("a")));
     let (_, retired) = table
-        .insert(&plan("c", None), Mode::Shared, "c")
+        .insert((&plan("c", None), Mode::Shared), "c", &caller("a"))
         .expect("b is replaced");
-    assert_eq!(retired, Some("b"));
-    assert!(table.join(&plan("a", None)).is_some());
+    assert_eq!(retired, ["b"]);
+    assert!(table.join(&plan("a", None), &caller("a")).is_some());
     assert!(!table.leave(&b, &caller("a")), "b was removed");
     tokio::time::advance(LINGER).await;
     assert_eq!(table.expire(), (Vec::new(), None), "a has a watcher");
@@ -81,11 +85,11 @@ async fn a_full_table_replaces_the_feed_that_has_been_idle_for_longest() {
 async fn the_id_of_a_removed_feed_does_not_affect_its_successor() {
     let mut table: FeedTable<&str> = FeedTable::new(Limit::new("feeds", 2), 4, LINGER);
     let (old, _) = table
-        .insert(&plan("a", None), Mode::Shared, "old")
+        .insert((&plan("a", None), Mode::Shared), "old", &caller("a"))
         .expect("the table has capacity");
     table.remove(&old);
     let (new, _) = table
-        .insert(&plan("a", None), Mode::Shared, "new")
+        .insert((&plan("a", None), Mode::Shared), "new", &caller("a"))
         .expect("the table has capacity");
     assert!(!table.leave(&old, &caller("a")));
     table.remove(&old);
@@ -101,7 +105,7 @@ fn table_of(max_feeds: usize, names: &[&'static str]) -> (FeedTable<&'static str
     let mut table = FeedTable::new(Limit::new("feeds", max_feeds), usize::MAX, LINGER);
     let ids = names.iter().map(|name| {
         let plan = plan(name, None);
-        let inserted = table.insert(&plan, Mode::Dedicated, *name);
+        let inserted = table.insert((&plan, Mode::Dedicated), *name, &Caller::default());
         let (id, _) = inserted.expect("the table has capacity");
         assert!(!table.opened(&id));
         id
@@ -169,7 +173,7 @@ async fn a_caller_with_many_idle_feeds_takes_no_time_from_the_feed_of_another() 
 #[tokio::test(start_paused = true)]
 async fn a_feed_that_nobody_has_read_lingers_a_short_time_only() {
     let mut table: FeedTable<&str> = FeedTable::new(Limit::new("feeds", 9), 9, LINGER);
-    let inserted = table.insert(&plan("a", None), Mode::Dedicated, "a");
+    let inserted = table.insert((&plan("a", None), Mode::Dedicated), "a", &caller("a"));
     let (id, _) = inserted.expect("the table has capacity");
     table.leave(&id, &caller("alice"));
     tokio::time::advance(LINGER).await;
@@ -179,11 +183,94 @@ async fn a_feed_that_nobody_has_read_lingers_a_short_time_only() {
     assert!(expired.is_empty());
     assert_eq!(next, Some(Instant::now() + UNREAD_LINGER));
     tokio::time::advance(UNREAD_LINGER / 2).await;
-    let joined = table.join(&plan("a", None));
+    let joined = table.join(&plan("a", None), &caller("a"));
     assert!(joined.is_some(), "a client that tries again");
     table.leave(&id, &caller("alice"));
     tokio::time::advance(UNREAD_LINGER).await;
     assert!(table.expire().0.is_empty(), "it was read");
     tokio::time::advance(LINGER).await;
     assert_eq!(table.expire().0, ["a"]);
+}
+
+/// Inserts a dedicated feed for a caller. Returns it with the feeds that made room.
+fn insert<'a>(
+    table: &mut FeedTable<&'a str>,
+    name: &'a str,
+    caller: &Caller,
+) -> Result<(FeedId, Vec<&'a str>), Error> {
+    table.insert((&plan(name, None), Mode::Dedicated), name, caller)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_principal_leaves_a_quarter_of_the_feeds_to_others() {
+    for (max, own) in [(1, 1), (2, 2), (3, 3), (4, 3), (5, 4), (64, 48)] {
+        let table: FeedTable<&str> = FeedTable::new(Limit::new("feeds", max), 9, LINGER);
+        assert_eq!(table.max_of(&caller("alice")), own, "of {max}");
+    }
+    let (alice, bob) = (caller("alice"), caller("bob"));
+    let mut table = FeedTable::new(Limit::new("feeds", 4), 9, LINGER);
+    let mut ids = Vec::new();
+    for name in ["a", "b", "c"] {
+        let (id, _) = insert(&mut table, name, &alice).expect("three of four");
+        ids.push(id);
+    }
+    let refused = insert(&mut table, "d", &alice).expect_err("the fourth");
+    let text = refused.to_string();
+    assert!(text.contains("3 of the 4 feeds"), "{text}");
+    assert_eq!(refused.reason(), "WATCH_LIMIT_EXCEEDED");
+    let (dedicated, shared) = (plan("d", Some(Operation::Insert)), plan("d", None));
+    let mode = |caller| table.choose_mode(caller, FeedMode::Auto, (&dedicated, &shared));
+    assert_eq!(mode(&alice), Mode::Shared);
+    let (joined, _) = table
+        .join(&plan("a", None), &alice)
+        .expect("it joins what is there");
+    insert(&mut table, "d", &bob).expect("one was kept");
+    assert!(insert(&mut table, "e", &bob).is_err(), "all are in use");
+    // A feed that alice has left to bob counts for neither.
+    table.join(&plan("a", None), &bob).expect("it is there");
+    table.leave(&ids[0], &alice);
+    assert_eq!(table.in_use_of(&alice), 3, "it watches it twice");
+    table.leave(&joined, &alice);
+    assert_eq!((table.in_use_of(&alice), table.in_use_of(&bob)), (2, 1));
+}
+
+/// Else it could come back to its idle feeds and have all of them in use.
+#[tokio::test(start_paused = true)]
+async fn a_principals_idle_feeds_make_room_for_its_own() {
+    let alice = caller("alice");
+    let mut table = FeedTable::new(Limit::new("feeds", 4), 9, LINGER);
+    for name in ["a", "b", "c"] {
+        let (id, retired) = insert(&mut table, name, &alice).expect("the table has capacity");
+        assert!(retired.is_empty());
+        if name != "a" {
+            table.leave(&id, &alice);
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+    }
+    let (_, retired) = insert(&mut table, "d", &alice).expect("idle ones make room");
+    assert_eq!(retired, ["b"]);
+    table.join(&plan("c", None), &alice).expect("it is idle");
+    assert_eq!(table.in_use_of(&alice), 3);
+    // Callers by address have no share of their own.
+    let (mut table, _) = table_of(4, &["a", "b", "c", "d"]);
+    assert!(insert(&mut table, "e", &Caller::default()).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_is_made_by_own_idle_feeds_and_then_by_those_of_the_caller_with_the_most() {
+    let (mut table, ids) = table_of(5, &["bob", "a", "b", "own", "c"]);
+    for (id, by) in ids.iter().zip(["bob", "alice", "alice", "carol"]) {
+        table.leave(id, &caller(by));
+        tokio::time::advance(Duration::from_millis(1)).await;
+    }
+    let mut expected = ["own", "a", "bob", "b"].into_iter();
+    for name in ["1", "2"] {
+        let (_, retired) = insert(&mut table, name, &caller("carol")).expect("idle ones");
+        assert_eq!(retired, [expected.next().expect("one is left")]);
+    }
+    // Now each of two has one: the longest idle.
+    for name in ["3", "4"] {
+        let (_, retired) = insert(&mut table, name, &caller("dave")).expect("idle ones");
+        assert_eq!(retired, [expected.next().expect("one is left")]);
+    }
 }

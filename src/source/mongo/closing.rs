@@ -1,6 +1,6 @@
 //! The end of a stream that nobody reads any more.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use tokio::{runtime::Handle, time::timeout};
@@ -22,7 +22,7 @@ pub(super) struct Closing<C: Stream + Unpin + Send + 'static> {
     is_waiting: bool,
     /// Cancelled when nothing is waited for any more.
     closed: CancellationToken,
-    permit: Option<Permit>,
+    permit: Option<Arc<Permit>>,
 }
 
 impl<C: Stream + Unpin + Send + 'static> Closing<C> {
@@ -36,7 +36,7 @@ impl<C: Stream + Unpin + Send + 'static> Closing<C> {
     }
 
     /// Keeps a permit until the stream is dropped, and its last reply has come.
-    pub(super) fn hold(&mut self, permit: Option<Permit>) {
+    pub(super) fn hold(&mut self, permit: Option<Arc<Permit>>) {
         self.permit = permit;
     }
 
@@ -75,8 +75,6 @@ impl<C: Stream + Unpin + Send + 'static> Drop for Closing<C> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use futures::{FutureExt as _, channel::mpsc};
     use tokio::task::yield_now;
 
@@ -90,7 +88,7 @@ mod tests {
                 let permits = Limiter::new(Limit::new("streams", 1));
                 let (replies, cursor) = mpsc::unbounded::<Arc<()>>();
                 let mut closing = Closing::new(cursor, CancellationToken::new());
-                closing.hold(permits.try_acquire().ok());
+                closing.hold(permits.try_acquire().ok().map(Arc::new));
                 if is_waiting {
                     assert!(closing.next_reply().now_or_never().is_none());
                 }

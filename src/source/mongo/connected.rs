@@ -116,10 +116,11 @@ impl Connected {
         self.client.shutdown().await;
     }
 
-    /// Waits until a stream may be opened: until those that are being closed have left it a connection.
-    pub(super) async fn stream_permit(&self) -> Option<Permit> {
+    /// Waits until a stream may be opened: until those that are being closed have left it a connection. The permit
+    /// counts until its last clone is dropped.
+    pub(super) async fn stream_permit(&self) -> Option<Arc<Permit>> {
         let permit = self.streams.acquire_within(MAX_WAIT_FOR_CLOSING).await;
-        permit.ok()
+        permit.ok().map(Arc::new)
     }
 
     /// Makes a call, and again if its connection turns out to be dead.

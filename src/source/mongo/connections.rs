@@ -24,8 +24,12 @@ const EXTRA_FEED_CONNECTIONS: u32 = 2;
 /// cursors.
 const EXTRA_OTHER_CONNECTIONS: u32 = 8;
 
-/// The streams beyond one for each feed or catch-up: one that looks for an event has a second one.
-const EXTRA_STREAMS: u32 = 2;
+/// The streams beyond one for each feed: one that looks for an event has a second one.
+const EXTRA_FEED_STREAMS: u32 = 2;
+
+/// The streams beyond one for each catch-up, of which several may look for an event at once. What is left of the other
+/// connections is for commands, which are short.
+const EXTRA_OTHER_STREAMS: u32 = EXTRA_OTHER_CONNECTIONS - 2;
 
 /// The settings of the connection to MongoDB.
 #[derive(Debug, Clone)]
@@ -95,7 +99,7 @@ impl Connections {
         tracing::info!(feeds, others, "mongodb connection pools sized");
         let others = Connected::new(
             client(options.clone(), others)?,
-            streams_at_once(settings.max_catch_ups),
+            streams_at_once(settings.max_catch_ups, EXTRA_OTHER_STREAMS),
             read_preference,
             (settings.reply_timeout, retry_limit),
             OptionSupport::new(settings.ignore_removed_shards),
@@ -106,8 +110,10 @@ impl Connections {
         options.max_idle_time = options
             .max_idle_time
             .map(|it| it.min(MAX_IDLE_TIME_OF_FEEDS));
-        let feeds =
-            others.with_client(client(options, feeds)?, streams_at_once(settings.max_feeds));
+        let feeds = others.with_client(
+            client(options, feeds)?,
+            streams_at_once(settings.max_feeds, EXTRA_FEED_STREAMS),
+        );
         Ok(Self { feeds, others })
     }
 
@@ -131,7 +137,7 @@ fn client(
     Ok((Client::with_options(options)?, idle))
 }
 
-fn streams_at_once(readers: u32) -> Limiter {
-    let max = readers.saturating_add(EXTRA_STREAMS);
+fn streams_at_once(readers: u32, extra: u32) -> Limiter {
+    let max = readers.saturating_add(extra);
     Limiter::new(Limit::new("streams", max.try_into().unwrap_or(1 << 30)))
 }

@@ -1,5 +1,7 @@
 //! An open change stream, which turns MongoDB's replies into batches of events.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
@@ -104,7 +106,7 @@ impl MongoCursor {
     }
 
     /// Returns the stream with the right to have it, which it keeps until it is closed.
-    pub(super) fn holding(mut self, permit: Option<Permit>) -> Self {
+    pub(super) fn holding(mut self, permit: Option<Arc<Permit>>) -> Self {
         self.cursor.hold(permit);
         self
     }

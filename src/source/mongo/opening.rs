@@ -1,9 +1,12 @@
 //! The opening of a change stream.
 
+use std::sync::Arc;
+
 use bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::ReadConcern;
 
 use crate::{
+    limit::Permit,
     model::Scope,
     pipeline::Plan,
     source::{BatchSize, Position, ReplyDecoder, SourceError},
@@ -23,17 +26,23 @@ use super::{
 const BATCH_EVENTS: u32 = 1_000;
 
 impl Connected {
-    /// Opens the stream of `plan` at a position or from now, without an option that the server refuses.
+    /// Opens the stream of `plan` at a position or from now, without an option that the server refuses. The permit is
+    /// held until MongoDB has answered, also when this is dropped before.
     pub(super) async fn open_cursor(
         &self,
         plan: &Plan,
         at: Option<&Position>,
-        batch_size: BatchSize,
+        (batch_size, permit): (BatchSize, Option<Arc<Permit>>),
         reply_timeout: &ReplyTimeout,
     ) -> Result<MongoCursor, SourceError> {
         let options = self.options.of(plan, self.can_split().await?);
         let error = match self
-            .try_open(plan, at, (batch_size, options), reply_timeout)
+            .try_open(
+                plan,
+                at,
+                (batch_size, options, permit.clone()),
+                reply_timeout,
+            )
             .await
         {
             Ok(opened) => return Ok(opened),
@@ -43,7 +52,7 @@ impl Connected {
             return Err(error);
         };
         let opened = self
-            .try_open(plan, at, (batch_size, fewer), reply_timeout)
+            .try_open(plan, at, (batch_size, fewer, permit), reply_timeout)
             .await?;
         self.options.refused_match_uuid();
         Ok(opened)
@@ -53,7 +62,7 @@ impl Connected {
         &self,
         plan: &Plan,
         at: Option<&Position>,
-        (batch_size, options): (BatchSize, StreamOptions),
+        (batch_size, options, permit): (BatchSize, StreamOptions, Option<Arc<Permit>>),
         reply_timeout: &ReplyTimeout,
     ) -> Result<MongoCursor, SourceError> {
         let pipeline = pipeline(plan, at, options)?;
@@ -82,6 +91,7 @@ impl Connected {
         // In its own task: an aggregate that is dropped midway, when the client cancels, would leave its
         // cursor open on the server.
         let opening = tokio::spawn(async move {
+            let _permit = permit;
             let aggregate = match &collection {
                 Some(collection) => collection.aggregate(pipeline),
                 None => database.aggregate(pipeline),

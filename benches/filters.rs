@@ -134,10 +134,11 @@ fn main() {
 /// Prints what it costs to find the value of an event in a list of 1,000, by the kind of its values.
 fn measure_lists() {
     use prost_types::value::Kind;
+    type Maker = fn(i32) -> Kind;
     let number = |number: i32| Kind::NumberValue(f64::from(number) * 7.0);
     let fraction = |number: i32| Kind::NumberValue(f64::from(number) + 0.25);
     let text = |number: i32| Kind::StringValue(format!("customer-{number:06}"));
-    let makers: [(&str, fn(i32) -> Kind); 3] = [
+    let makers: [(&str, Maker); 3] = [
         ("integers", number),
         ("doubles", fraction),
         ("strings", text),

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::support::certificates::Authority;
 use crate::support::{ChildProcess, Samples, ServeProcess, WAIT_LIMIT, eventually, python, weir};

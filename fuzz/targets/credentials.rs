@@ -34,7 +34,9 @@ struct TestAuthenticator {
 
 impl TestAuthenticator {
     fn new() -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
         let runtime = runtime.expect("a runtime");
         let folder = TempDir::new().expect("a folder");
         let key = signing_key();

@@ -68,7 +68,8 @@ async fn an_error_on_one_feed_does_not_affect_another() {
         let mut one = weir.watch(database.watch_request(&[ONE])).await;
         one.next_state(pb::WatchState::Live).await;
         database.fail(failure.clone()).await;
-        assert_eq!(database.kill_cursors(&[ONE]).await, 1);
+        // The stream of the watch before may still wait for its last reply.
+        assert!(database.kill_cursors(&[ONE]).await >= 1);
         match ends {
             Some(expected) => {
                 let status = one.end().await;

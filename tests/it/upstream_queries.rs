@@ -166,7 +166,8 @@ async fn slow_looks_for_events_hold_up_no_other_query() {
     stand_in.set_clock(time(FIRST_SECOND + 60, 1));
     let weir = Weir::at(stand_in.uri(), |config| {
         config.upstream_reply_timeout = 30 * WAIT_LIMIT;
-        config.max_catch_ups = 40;
+        // Of which one caller has three quarters.
+        config.max_catch_ups = 48;
     })
     .await;
     let looks_for_events = |request: &Request| {

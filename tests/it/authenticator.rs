@@ -1119,6 +1119,16 @@ async fn an_unusable_file_of_api_keys_prevents_the_start() {
         };
         assert_eq!(error.flag, "api-keys-file", "{what}");
         assert!(!error.problem.contains(&hash), "{what}: {error}");
+        let words = match what {
+            "no time" => "\"expires\" has nothing behind it: give it a value or remove it",
+            "no claims" => "\"claims\" has nothing behind it",
+            "no keys behind it" => "\"keys\" has nothing behind it",
+            "a merge key" | "a merge key in claims" => {
+                "merge keys (<<) are not read: write the keys out"
+            }
+            _ => "",
+        };
+        assert!(error.problem.contains(words), "{what}: {error}");
     }
 }
 

@@ -31,6 +31,14 @@ rules:
   - name: mesh
     principals: ['cert:spiffe://mesh/*', 'jwt:*']
     namespaces: [$db.orders]
+  - name: creations
+    principals: ['key:creator']
+    namespaces: [$db.orders]
+    operations: [create]
+  - name: drops
+    principals: ['key:dropper']
+    namespaces: [$db.orders]
+    operations: [drop]
   - name: broad
     principals: ['key:broad']
     namespaces: ['*']
@@ -42,6 +50,8 @@ fn clients() -> Vec<(&'static str, Value)> {
         ("b", json!({"tenant": "b"})),
         ("none", json!({"tenant": {}})),
         ("cleaner", json!({})),
+        ("creator", json!({})),
+        ("dropper", json!({})),
         ("broad", json!({})),
     ]
 }
@@ -251,12 +261,34 @@ async fn the_explanation_names_the_rule_and_all_that_it_grants() {
         (
             &["key:broad", "*", "--allow-deployment-watch"],
             0,
-            &["rules[3]", "row filter     none"],
+            &["rules[5]", "row filter     none"],
         ),
         (
             &["key:broad", "shop.orders", "--allow-pipeline"],
             0,
-            &["rules[3]", "pipeline       granted"],
+            &["rules[5]", "pipeline       granted"],
+        ),
+        (
+            &["key:creator", "shop.orders"],
+            0,
+            &[
+                "allowed by rules[3] \"creations\", only with show_expanded_events\n",
+                "operations     none without show_expanded_events\n",
+                "with show_expanded_events: create\n",
+            ],
+        ),
+        (
+            &["key:creator", "shop.orders", "--explain-output", "json"],
+            0,
+            &["\"operations\":[]", "\"expanded_operations\":[\"create\"]"],
+        ),
+        (
+            &["key:dropper", "shop.orders", "--try", &files.document],
+            1,
+            &[
+                "operations     drop\n",
+                "nothing, as no granted event carries a document",
+            ],
         ),
         (
             &["key:a", "shop.orders", "--allow-pipeline"],
@@ -302,6 +334,19 @@ async fn a_question_that_cannot_be_answered_exits_with_64() {
         (&["key:a", "shop.orders", "--claims", "[]"], "--claims"),
         (&["key:a", "shop.orders", "--try", &missing], "--try"),
         (&["key:a", "shop.orders", "--try", "/dev/null"], "--try"),
+        (
+            &["anonymous", "shop.orders", "--claims", r#"{"tenant": "a"}"#],
+            "anonymous callers have none",
+        ),
+        (
+            &[
+                "cert:a.example",
+                "shop.orders",
+                "--claims",
+                r#"{"tenant": "a"}"#,
+            ],
+            "no claim \"tenant\"",
+        ),
         (&["key:a"], "--explain"),
     ] {
         let (exit, out, err) = explain(&files.settings, question).await;
@@ -309,4 +354,23 @@ async fn a_question_that_cannot_be_answered_exits_with_64() {
         assert!(err.contains(words), "{question:?}: {err}");
         assert_eq!(out, "", "{question:?}");
     }
+}
+
+/// A file may be somebody else's.
+#[tokio::test]
+async fn a_refusal_brings_no_control_characters_to_the_terminal() {
+    let folder = TempDir::new().expect("a folder");
+    let policy = "
+version: 1
+rules:
+  - {name: it, namespaces: [shop.orders], claims: {\"a\\e[2J\\u202e\": []}}
+";
+    let settings = PolicyServer::write_settings(folder.path(), "shop", &clients(), policy);
+    let (exit, out, err) = explain(&settings, &["key:a", "shop.orders"]).await;
+    assert_eq!(exit, Some(64), "{out}{err}");
+    assert!(
+        err.contains("rules[0].claims.a\\u{1b}[2J\\u{202e}: "),
+        "{err:?}"
+    );
+    assert!(!err.contains(['\u{1b}', '\u{202e}']), "{err:?}");
 }

@@ -179,7 +179,12 @@ fn ask_policy(
         Err(denial) => Err(denial.reason),
     };
     let granted = Granted {
-        operations: granted::operations(decision.operations.as_ref(), watch.expanded),
+        operations: if watch.expanded {
+            // Without show_expanded_events, the server denies the request.
+            Vec::new()
+        } else {
+            granted::operations(decision.operations.as_ref(), false)
+        },
         with_expanded: expanded
             .ok()
             .map(|it| granted::operations(it.operations.as_ref(), true)),

@@ -13,7 +13,7 @@ use crate::{
 
 /// What a caller may ask for, and what it sees.
 pub(super) struct Granted {
-    /// The operations of a request that names none.
+    /// The operations of a request that names none. Empty if only requests with `show_expanded_events` are allowed.
     pub(super) operations: Vec<Operation>,
     /// The same with `show_expanded_events`.
     pub(super) with_expanded: Option<Vec<Operation>>,
@@ -55,6 +55,11 @@ pub(super) fn names(operations: &[Operation]) -> Vec<&'static str> {
 }
 
 impl Granted {
+    /// Returns whether only requests with `show_expanded_events` are allowed.
+    pub(super) fn only_expanded(&self) -> bool {
+        self.operations.is_empty()
+    }
+
     /// Returns the row filter as a query in Extended JSON.
     pub(super) fn filter(&self) -> Option<Value> {
         let row_filter = self.view.row_filter.as_ref();
@@ -64,7 +69,11 @@ impl Granted {
     /// Appends its lines for people, each with its name.
     pub(super) fn lines(&self, rule: Option<&DecidingRule>, lines: &mut Vec<(&str, String)>) {
         let yes = |it: bool| if it { "granted" } else { "not granted" };
-        lines.push(("operations", names(&self.operations).join(", ")));
+        let operations = match self.only_expanded() {
+            true => "none without show_expanded_events".to_owned(),
+            false => names(&self.operations).join(", "),
+        };
+        lines.push(("operations", operations));
         let with_expanded = self.with_expanded.as_ref();
         if let Some(all) = with_expanded.filter(|it| **it != self.operations) {
             lines.push((

@@ -8,7 +8,7 @@ use super::{
     granted::{Granted, names},
     shown::Shown,
 };
-use crate::{cli::watch::escape_controls, policy::DecidingRule};
+use crate::{cli::watch::escape_controls, model::Operation, policy::DecidingRule};
 
 pub(super) struct Report {
     principal: String,
@@ -81,7 +81,7 @@ impl Report {
                 Value::Object(each.collect())
             });
             json["try"] = json!({
-                "operation": shown.operation.name(),
+                "operation": shown.operation.map(Operation::name),
                 "filter_matches": shown.matches.filter(|_| shown.has_filter),
                 "shown": parts,
             });
@@ -107,7 +107,12 @@ impl Report {
                 } else {
                     ""
                 };
-                lines.push(("decision", format!("allowed{by}{without}")));
+                let only = if granted.only_expanded() {
+                    ", only with show_expanded_events"
+                } else {
+                    ""
+                };
+                lines.push(("decision", format!("allowed{by}{without}{only}")));
                 granted.lines(self.rule.as_ref(), &mut lines);
             }
         }
@@ -124,6 +129,11 @@ impl Report {
 
 impl Shown {
     fn lines(&self, lines: &mut Vec<(&str, String)>) {
+        let Some(operation) = self.operation else {
+            let nothing = "nothing, as no granted event carries a document";
+            lines.push(("shown", nothing.to_owned()));
+            return;
+        };
         if self.has_filter {
             let result = match self.matches {
                 Some(true) => "the document matches",
@@ -132,7 +142,7 @@ impl Shown {
             };
             lines.push(("row filter", result.to_owned()));
         }
-        let event = self.operation.name();
+        let event = operation.name();
         let Some(parts) = &self.parts else {
             lines.push(("shown", format!("nothing of an event {event}")));
             return;

@@ -29,8 +29,8 @@ pub(super) struct Shown {
     /// The result of the row filter; `None` where it is unknown, or there is none.
     pub(super) matches: Option<bool>,
     pub(super) has_filter: bool,
-    /// The event that carries the document.
-    pub(super) operation: Operation,
+    /// The event that carries the document; `None` if no event is granted that has one or names it.
+    pub(super) operation: Option<Operation>,
     /// The event's parts as the caller gets them, in Extended JSON; `None` if it does not get the event.
     pub(super) parts: Option<Vec<(&'static str, String)>>,
 }
@@ -70,7 +70,16 @@ impl Shown {
         granted: &Granted,
         watch: &Watch,
     ) -> Result<Self, String> {
-        let (operation, mut watch) = (carrier(granted), watch.clone());
+        let row_filter = &granted.view.row_filter;
+        let Some(operation) = carrier(granted) else {
+            return Ok(Self {
+                matches: None,
+                has_filter: row_filter.is_some(),
+                operation: None,
+                parts: None,
+            });
+        };
+        let mut watch = watch.clone();
         // A request asks for the image that carries the document.
         let mut images = granted.full_documents.iter().map(|(it, _)| *it);
         let with_image = images.rfind(|it| *it != FullDocument::Default);
@@ -84,7 +93,6 @@ impl Shown {
         let fields = EventFields::new(operation, &buffer, &event.index);
         let passes = |clauses: &Clauses| Evaluator::new(clauses).evaluate(&fields).is_some();
         let is_delivered = passes(&watch.shared_residual());
-        let row_filter = &granted.view.row_filter;
         let [if_unknown, otherwise] =
             [MissingImage::Deliver, MissingImage::Drop].map(|missing_image| {
                 passes(&Clauses {
@@ -106,27 +114,29 @@ impl Shown {
         Ok(Self {
             matches: (if_unknown == otherwise).then_some(otherwise),
             has_filter: row_filter.is_some(),
-            operation,
+            operation: Some(operation),
             parts,
         })
     }
 }
 
-/// Returns the operation whose event carries the whole document, if one is granted that does.
-fn carrier(granted: &Granted) -> Operation {
+/// Returns the operation whose event carries the whole document, or else its key, if one is granted.
+fn carrier(granted: &Granted) -> Option<Operation> {
     let has = |operation: Operation| granted.operations.contains(&operation);
     let by_image = granted
         .full_documents
         .iter()
         .any(|(it, _)| *it != FullDocument::Default);
-    match () {
-        () if has(Operation::Insert) => Operation::Insert,
-        () if has(Operation::Replace) => Operation::Replace,
-        () if has(Operation::Update) && by_image => Operation::Update,
-        () if has(Operation::Delete) && granted.pre_images => Operation::Delete,
-        () if has(Operation::Update) => Operation::Update,
-        () => Operation::Delete,
-    }
+    let by_preference = [
+        (Operation::Insert, true),
+        (Operation::Replace, true),
+        (Operation::Update, by_image),
+        (Operation::Delete, granted.pre_images),
+        (Operation::Update, true),
+        (Operation::Delete, true),
+    ];
+    let mut granted = by_preference.into_iter().filter(|(it, _)| has(*it));
+    granted.find(|(_, carries)| *carries).map(|(it, _)| it)
 }
 
 /// Returns the event as MongoDB sends it.

@@ -50,7 +50,7 @@ fn read(replies: impl IntoIterator<Item = Vec<u8>>, from_now: bool) -> (Vec<Byte
                 if let Some(Position::Event { token, .. }) = position {
                     assert_eq!(token, &batch.buffer[last.token.clone()]);
                 }
-                assert!(!batch.idle);
+                assert!(!batch.waited);
             }
             if let Some(position) = &batch.position {
                 assert!(position.time() >= ClusterTime::default());

@@ -223,6 +223,7 @@ impl CatchUp {
         let mut quiet_replies = 0;
         loop {
             self.catch_ups.memory.wait_available().await;
+            stream.set_awaited_time(self.subscriber.first_time_past_end());
             let batch = stream.next(&mut QueueStageObserver(&queue)).await?;
             if let Some(permit) = &mut self.permit {
                 permit.note_reply();
@@ -233,12 +234,12 @@ impl CatchUp {
                 self.evaluator = evaluator_of(&self.spec.watch_residual);
             }
             self.start_upper_bound = self.start_upper_bound.or(batch.operation_time);
-            let (quiet, idle) = (batch.events.is_empty(), batch.idle);
+            let (quiet, waited) = (batch.events.is_empty(), batch.waited);
             if !quiet || self.delivered_by.is_none() {
                 self.delivered_by = batch.operation_time;
             }
             let position = stream.position().clone();
-            if quiet && idle && quiet_replies == 0 {
+            if quiet && batch.caught_up {
                 // Before the position, at which a watch may end.
                 queue.push(QueueItem::Stage(Stage::Live, ""));
             }
@@ -259,7 +260,7 @@ impl CatchUp {
             if joined.is_none() && quiet {
                 let at = stream.position().clone();
                 joined = if plan.has_client_stages() {
-                    self.join_at_held_barrier(at, idle).await
+                    self.join_at_held_barrier(at).await
                 } else {
                     self.join_at_barrier(at).await
                 };
@@ -271,7 +272,7 @@ impl CatchUp {
                 self.feed.ring.mark_read_elsewhere(last.time());
             }
             quiet_replies = if quiet {
-                quiet_replies + usize::from(idle)
+                quiet_replies + usize::from(waited)
             } else {
                 0
             };
@@ -405,7 +406,7 @@ impl CatchUp {
     }
 
     /// Joins the ring at an earlier end that the stream has passed since. The ring learns nothing.
-    async fn join_at_held_barrier(&mut self, at: Position, is_idle: bool) -> Option<RingReader> {
+    async fn join_at_held_barrier(&mut self, at: Position) -> Option<RingReader> {
         let has_exact_times = self.feed.plan.genuine().every_time;
         let (delivered_up_to, not_before) = if has_exact_times {
             (self.position_upper_bound()?, self.first_new_time()?)
@@ -414,7 +415,6 @@ impl CatchUp {
         };
         let reply = QuietReply {
             at: &at,
-            is_idle,
             delivered_up_to,
         };
         let mut held = std::mem::take(&mut self.held_barrier);

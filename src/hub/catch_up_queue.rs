@@ -34,6 +34,8 @@ struct State {
     bytes: usize,
     /// The time since which nothing was taken although there is something.
     unread_since: Option<Instant>,
+    /// The stage that was pushed last.
+    stage: Option<Stage>,
     /// The position of the catch-up after all items.
     position: Option<FeedPosition>,
     outcome: Option<CatchUpOutcome>,
@@ -78,6 +80,11 @@ impl CatchUpQueue {
 
     pub(super) fn push(&self, item: QueueItem) {
         let mut state = lock(&self.state);
+        if let QueueItem::Stage(stage, _) = &item
+            && state.stage.replace(*stage) == Some(*stage)
+        {
+            return;
+        }
         if let QueueItem::Events(selection) = &item {
             state.bytes += selection.segment().cost();
         }

@@ -78,6 +78,7 @@ impl Feed {
                 self.ring.mark_not_caught_up();
             }
             self.memory.wait_available().await;
+            self.stream.set_awaited_time(self.ring.first_end());
             let mut observer = FeedStageObserver {
                 ring: &self.ring,
                 gauge: &mut self.gauge,
@@ -103,7 +104,7 @@ impl Feed {
         if !batch.events.is_empty() {
             self.ring.wait_writable().await;
         }
-        let caught_up = batch.idle;
+        let is_quiet = batch.events.is_empty();
         let upstream = batch.operation_time;
         let moved = batch.position.is_some();
         let segmented = self.segmenter.segment(batch);
@@ -132,7 +133,7 @@ impl Feed {
             segments: last.into_iter().collect(),
             stage: live.then_some((Stage::Live, "")),
             invalidation: segmented.invalidation.clone(),
-            position: moved.then_some((position, upstream, caught_up)),
+            position: moved.then_some((position, upstream, is_quiet)),
         });
         segmented.invalidation
     }

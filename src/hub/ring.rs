@@ -51,7 +51,7 @@ pub(super) struct FeedUpdate {
     pub segments: Vec<Arc<Segment>>,
     pub stage: Option<(Stage, &'static str)>,
     pub invalidation: Option<Invalidation>,
-    /// The stream's position, MongoDB's time, and whether the stream has read everything.
+    /// The stream's position, MongoDB's time, and whether the reply was empty.
     pub position: Option<(Position, Option<ClusterTime>, bool)>,
 }
 
@@ -125,8 +125,8 @@ impl Ring {
         if let Some(stage) = update.stage {
             state.stage = stage;
         }
-        if let Some((position, upstream_time, caught_up)) = update.position {
-            state.set_position(position, upstream_time, caught_up);
+        if let Some((position, upstream_time, is_quiet)) = update.position {
+            state.set_position(position, upstream_time, is_quiet);
         }
         let no_subscribers = subscribers.is_empty();
         while state.cost > self.capacity && state.may_evict(no_subscribers) {
@@ -167,6 +167,11 @@ impl Ring {
         }
         let unmatched = segment.events().len() - matches.events;
         self.metrics.events_filtered.increment(unmatched as u64);
+    }
+
+    /// The earliest time that a subscriber waits for the stream to pass.
+    pub(super) fn first_end(&self) -> Option<ClusterTime> {
+        lock(&self.subscribers).first_end()
     }
 
     /// Records that the feed does not keep up with MongoDB: the reported lag grows from now on.

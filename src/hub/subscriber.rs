@@ -59,6 +59,14 @@ impl Subscriber {
         }
     }
 
+    /// The first time past its end, if it has one.
+    pub(super) fn first_time_past_end(&self) -> Option<ClusterTime> {
+        Some(ClusterTime {
+            seconds: self.end_time?.first_second_past()?,
+            increment: 0,
+        })
+    }
+
     /// Wakes the watcher if this time, which its stream has reached, is past its end.
     pub(super) fn wake_if_past_end(&self, reached: ClusterTime) {
         if self

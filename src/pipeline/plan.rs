@@ -235,6 +235,13 @@ impl Plan {
         self.stages.iter().any(|(it, _)| it.is_client())
     }
 
+    /// Returns whether the stream has every event of the namespace that it is opened on.
+    #[must_use]
+    pub fn leaves_no_event_out(&self) -> bool {
+        let is_whole = |stage| matches!(stage, &PipelineStage::IdentityFields);
+        !matches!(self.scope(), Scope::Collections { .. }) && self.parts.stages.iter().all(is_whole)
+    }
+
     /// Returns what of the stream's events is certainly as MongoDB made it.
     #[must_use]
     pub fn genuine(&self) -> Genuine {

@@ -25,10 +25,13 @@ pub struct Batch {
     pub operation_time: Option<ClusterTime>,
     /// `true` when MongoDB has closed the cursor.
     pub closed: bool,
-    /// `true` when MongoDB had read the whole oplog and waited for more without result. An empty reply
-    /// alone does not show that: MongoDB may still be scanning oplog entries that are not for this
-    /// stream.
-    pub idle: bool,
+    /// `true` when the stream has certainly read everything that had been committed when it was opened. No
+    /// empty reply shows that by itself, however long it took: MongoDB may be scanning oplog entries that are
+    /// not for this stream.
+    pub caught_up: bool,
+    /// `true` if the reply is empty and took about as long as MongoDB waits for an event. It may still have come
+    /// in the midst of a scan, so this proves nothing: it only sets the pace of what is done at each such reply.
+    pub waited: bool,
 }
 
 impl Batch {

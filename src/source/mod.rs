@@ -17,6 +17,7 @@ mod reply;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod split_events;
+mod token_time;
 mod transaction;
 
 use std::sync::Arc;
@@ -98,4 +99,8 @@ pub trait Cursor: Send {
     /// Cancel safe: after the future is dropped, the next call continues to wait for the same reply. The
     /// cursor must not be used after an error.
     fn next(&mut self) -> BoxFuture<'_, Result<Batch, SourceError>>;
+
+    /// Says that a watch waits for the stream to pass a time, so that the cursor finds out when it has where
+    /// the replies do not tell. `None`: no watch does.
+    fn set_awaited_time(&mut self, _time: Option<ClusterTime>) {}
 }

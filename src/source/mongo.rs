@@ -15,6 +15,7 @@ mod idle;
 mod no_events;
 mod opening;
 mod options;
+mod prover;
 mod reply_timeout;
 mod retry;
 mod uri;
@@ -88,17 +89,12 @@ impl Source for MongoSource {
         until: ClusterTime,
     ) -> BoxFuture<'a, Result<bool, SourceError>> {
         Box::pin(async move {
-            let (source, permit) = self.connected().await?.for_look().await?;
-            let (plan, at) = (plan.clone(), at.clone());
-            // In its own task: dropped midway, it would leave its cursor open on the server.
-            let task = tokio::spawn(async move {
-                let _permit = permit;
-                let look = || source.finds_no_events(&plan, &at, until);
-                source.retried(look).await
-            });
-            task.await.map_err(|error| {
+            let source = self.connected().await?;
+            let look = source.begin_look(plan.clone(), at.clone(), until);
+            let found = look.await.map_err(|error| {
                 SourceError::unexpected(format!("the task that looks for events failed: {error}"))
-            })?
+            })?;
+            Ok(found?.is_nothing_until(until))
         })
     }
 

@@ -1,5 +1,6 @@
 //! Zero-copy decoding of MongoDB's replies to one cursor: pure functions over the bytes.
 
+mod caught_up;
 pub(super) mod contents;
 
 use bytes::Bytes;
@@ -15,10 +16,13 @@ use crate::{
         last_of_transaction::mark_last_events,
         looked_up::leave_out_foreign_documents,
         split_events::FragmentMerger,
+        token_time::token_time,
     },
 };
 
 pub use contents::ReplyContents;
+
+use caught_up::{CaughtUpProof, Told};
 
 /// A decoder of the replies to the `aggregate` and the `getMore`s of one change stream, in order.
 #[derive(Debug)]
@@ -32,8 +36,12 @@ pub struct ReplyDecoder {
     /// The invalidate event that the stream was opened after. MongoDB repeats its token as the
     /// post-batch token until it has read something later, and accepts it only in `startAfter`.
     opened_after_invalidate: Option<Position>,
-    /// `true` before the first reply of a stream from now, which has no earlier events.
+    /// `true` for a stream from now, which has no earlier events.
     from_now: bool,
+    /// What is known of whether the stream has caught up.
+    proof: CaughtUpProof,
+    /// `true` if MongoDB leaves no event of the stream's namespaces out.
+    is_unfiltered: bool,
     /// `true` if the events of a transaction follow each other directly, as on a replica set.
     contiguous_transactions: bool,
     given: GivenPosition,
@@ -73,6 +81,8 @@ impl ReplyDecoder {
                 .filter(|at| matches!(at, Position::Invalidate { .. }))
                 .cloned(),
             from_now: at.is_none(),
+            proof: CaughtUpProof::new(at),
+            is_unfiltered: false,
             contiguous_transactions: false,
             given: match at {
                 Some(at) if at.token().is_some() => GivenPosition::Unconfirmed(at.clone()),
@@ -103,14 +113,45 @@ impl ReplyDecoder {
         }
     }
 
-    /// Returns a time that the position after the last reply has certainly reached.
+    /// Sets whether the stream leaves no event of its namespaces out, so that an empty reply which took long is
+    /// the end of what there is. It is `false` by default.
+    #[must_use]
+    pub fn with_unfiltered(self, is_unfiltered: bool) -> Self {
+        Self {
+            is_unfiltered,
+            ..self
+        }
+    }
+
+    /// Returns whether the last reply was empty and did not tell how far the stream is.
+    pub(super) fn is_untold(&self) -> bool {
+        self.proof.is_untold
+    }
+
+    /// Returns whether the tokens of the stream do not tell times.
+    pub(super) fn has_opaque_tokens(&self) -> bool {
+        self.proof.has_opaque_tokens
+    }
+
+    /// Returns whether the stream has read everything that had been committed when it was opened.
+    pub(super) fn has_caught_up(&self) -> bool {
+        self.proof.caught_up
+    }
+
+    /// Records that no event lies between the stream's position and a time, and that it has none at that time.
+    pub(super) fn raise(&mut self, time: ClusterTime) {
+        self.reached = self.reached.max(Some(time));
+        self.proof.caught_up |= self.proof.target.is_some_and(|target| time >= target);
+    }
+
+    /// Returns a time that the position after the last reply has certainly reached: all events of the stream before
+    /// this time lie before the position.
     #[must_use]
     pub fn reached_time(&self) -> Option<ClusterTime> {
         self.reached
     }
 
-    /// Decodes the next reply. `waited` is `true` when MongoDB held the request open because it had no
-    /// event.
+    /// Decodes the next reply. `waited` is `true` when it took about as long as MongoDB waits for an event.
     pub fn decode(&mut self, buffer: Bytes, waited: bool) -> ReplyContents {
         let parts = match ReplyParts::parse(&buffer) {
             Ok(parts) => parts,
@@ -124,20 +165,36 @@ impl ReplyDecoder {
         };
         let mut events = Vec::new();
         let event_error = self.read_events(&buffer, &parts, &mut events).err();
-        let from_now = std::mem::take(&mut self.from_now);
-        let idle = events.is_empty() && event_error.is_none() && (waited || from_now);
         let is_empty = events.is_empty() && event_error.is_none();
-        let in_force = self.given_position(is_empty, idle, parts.post_batch_token);
-        // An idle reply has read everything that was committed at the time of the previous reply, unless it
-        // leaves the given position in force: then it promises nothing.
-        let reached = match events.last() {
-            Some(event) => Some(event.cluster_time),
-            None if !idle || in_force.is_some() => None,
-            None => self.previous_operation_time,
-        };
-        self.reached = self.reached.max(reached);
-        self.previous_operation_time = parts.operation_time;
+        let waited = waited && is_empty;
+        let told = parts.post_batch_token.and_then(token_time);
+        let in_force = self.given_position(is_empty, waited, parts.post_batch_token, told);
+        // While the given position is in force, and behind a malformed event, the token promises nothing.
+        let told = told.filter(|_| in_force.is_none() && event_error.is_none());
+        // Without a token that tells, an empty reply to a stream that leaves nothing out has read what was
+        // committed at the time of the previous reply.
+        let is_end = waited
+            && self.is_unfiltered
+            && self.proof.has_begun()
+            && told.is_none()
+            && in_force.is_none();
+        self.reached = self
+            .reached
+            .max(events.last().map(|event| event.cluster_time))
+            .max(told)
+            .max(self.previous_operation_time.filter(|_| is_end));
         let closed = parts.cursor_id == Some(0);
+        self.proof.add(&Told {
+            from_now: self.from_now,
+            operation_time: parts.operation_time,
+            last_event: events.last().map(|event| event.cluster_time),
+            token: parts.post_batch_token.filter(|_| in_force.is_none()),
+            time: told,
+            is_empty: is_empty && !closed,
+            is_end,
+            waited,
+        });
+        self.previous_operation_time = parts.operation_time.or(self.previous_operation_time);
         let batch = Batch {
             position: match &event_error {
                 // The token is that of the `invalidate`, which is in no event here.
@@ -151,7 +208,8 @@ impl ReplyDecoder {
             },
             operation_time: parts.operation_time,
             closed,
-            idle,
+            caught_up: self.proof.caught_up && event_error.is_none(),
+            waited,
             events,
             buffer,
         };
@@ -202,16 +260,23 @@ impl ReplyDecoder {
     }
 
     /// Returns the position that the stream was opened at, if it stays in force after a reply: while the
-    /// replies are empty and their tokens may lie before it. A reply with events ends that. So does a reply
-    /// that MongoDB held back, unless it repeats the doubtful token; and on a replica set any other token, as only
-    /// a mongos goes back.
+    /// replies are empty and their tokens may lie before it. A reply with events ends that, and a token that tells a
+    /// later time. So does a reply that took long, unless it repeats the doubtful token; and on a replica set any
+    /// other token, as only a mongos goes back.
     fn given_position(
         &mut self,
         is_empty: bool,
-        idle: bool,
+        waited: bool,
         post_batch_token: Option<&[u8]>,
+        told: Option<ClusterTime>,
     ) -> Option<Position> {
         let token = post_batch_token.filter(|_| is_empty);
+        if let GivenPosition::Unconfirmed(given) | GivenPosition::Doubted { given, .. } =
+            &self.given
+            && told.is_some_and(|told| told > given.time())
+        {
+            self.given = GivenPosition::Passed;
+        }
         self.given = match (
             std::mem::replace(&mut self.given, GivenPosition::Passed),
             token,
@@ -228,7 +293,7 @@ impl ReplyDecoder {
                     token: doubted,
                 },
                 Some(token),
-            ) if doubted == token || !idle && !self.contiguous_transactions => {
+            ) if doubted == token || !waited && !self.contiguous_transactions => {
                 GivenPosition::Doubted {
                     given,
                     token: doubted,

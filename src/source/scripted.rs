@@ -216,7 +216,8 @@ pub(crate) fn event(name: &str, operation: &str, increment: u32, fields: Documen
     event
 }
 
-/// Returns a batch of raw events, with the position after the last one.
+/// Returns a batch of raw events, with the position after the last one. With events the stream counts as caught up:
+/// they come after it was opened.
 pub(crate) fn batch(events: &[Document]) -> Batch {
     let mut buffer = Vec::new();
     let mut ranges = Vec::new();
@@ -226,6 +227,7 @@ pub(crate) fn batch(events: &[Document]) -> Batch {
         ranges.push(start..buffer.len());
     }
     let buffer = Bytes::from(buffer);
+    let caught_up = !ranges.is_empty();
     let events: Vec<Event> = ranges
         .into_iter()
         .map(|range| Event::parse(&buffer, range).unwrap())
@@ -236,7 +238,8 @@ pub(crate) fn batch(events: &[Document]) -> Batch {
         buffer,
         operation_time: Some(at(1000)),
         closed: false,
-        idle: false,
+        caught_up,
+        waited: false,
     }
 }
 
@@ -257,7 +260,8 @@ pub(crate) fn quiet(name: &str, increment: u32) -> Batch {
             token: token(name),
             time: at(increment),
         }),
-        idle: true,
+        caught_up: true,
+        waited: true,
         ..batch(&[])
     }
 }

@@ -61,6 +61,7 @@ impl FragmentMerger {
         if error.is_none() {
             // It is valid only when no event is incomplete.
             batch.position = batch.position.filter(|_| self.fragments.is_empty());
+            batch.caught_up &= self.fragments.is_empty();
             end_reply(&mut batches, batch);
         }
         ReplyContents { batches, error }
@@ -139,7 +140,8 @@ fn part_of(reply: &Batch, buffer: Bytes, events: Vec<Event>) -> Batch {
         events,
         operation_time: reply.operation_time,
         closed: false,
-        idle: false,
+        caught_up: false,
+        waited: false,
     }
 }
 
@@ -153,6 +155,7 @@ fn end_reply(batches: &mut Vec<Batch>, end: Batch) {
     match batches.last_mut() {
         Some(last) => {
             last.closed = end.closed;
+            last.caught_up = end.caught_up;
             let is_later = token(end.position.as_ref()) != token(last.position.as_ref());
             if end.position.is_some() && is_later {
                 last.position = end.position;

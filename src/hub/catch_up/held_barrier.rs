@@ -30,8 +30,6 @@ pub(super) struct HeldBarrier {
 /// What a reply without events says.
 pub(super) struct QuietReply<'a> {
     pub at: &'a Position,
-    /// `true` if MongoDB had read everything.
-    pub is_idle: bool,
     /// A time at or after every event that was delivered.
     pub delivered_up_to: ClusterTime,
 }
@@ -59,9 +57,7 @@ impl HeldBarrier {
             self.barrier = ring.barrier();
             return None;
         }
-        let is_proof = reply.is_idle && reply.at.time() >= barrier.time;
-        // Behind a mongos a reply may come before every shard has replied.
-        if is_proof && matches!(source.is_sharded().await, Ok(false)) {
+        if reply.at.time() > barrier.time {
             return Some(barrier);
         }
         if self.asked.is_some_and(|asked| asked.elapsed() < PAUSE) {

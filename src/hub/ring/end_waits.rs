@@ -33,6 +33,11 @@ impl EndWaits {
         self.waiting.remove(&key);
     }
 
+    /// The earliest time at which a subscriber is due.
+    pub(super) fn first_due(&self) -> Option<ClusterTime> {
+        self.waiting.first_key_value().map(|(key, _)| key.due)
+    }
+
     /// Wakes the subscribers that are due at a position of this time.
     pub(super) fn wake_due(&mut self, position: ClusterTime) {
         while let Some(first) = self.waiting.first_entry()

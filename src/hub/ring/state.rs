@@ -48,7 +48,8 @@ pub(super) struct State {
     position: Position,
     pub upstream_time: Option<ClusterTime>,
     anchor: Option<Anchor>,
-    /// `true` if the feed had read everything at the last reply.
+    /// `true` if the last reply was empty and showed that everything was read that had been committed when the one
+    /// before it was made.
     pub caught_up: bool,
     /// The local time of the last reply.
     last_reply: Instant,
@@ -118,12 +119,12 @@ impl State {
         &mut self,
         position: Position,
         upstream_time: Option<ClusterTime>,
-        caught_up: bool,
+        is_quiet: bool,
     ) {
         self.position = position;
+        self.caught_up = is_quiet && Some(self.position.time()) >= self.upstream_time;
         // A reply of another member of the replica set may have an earlier time.
         self.upstream_time = self.upstream_time.max(upstream_time);
-        self.caught_up = caught_up;
         self.last_reply = Instant::now();
     }
 

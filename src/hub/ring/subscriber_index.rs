@@ -116,12 +116,14 @@ impl SubscriberIndex {
         subscriber: &Arc<Subscriber>,
         not_before: Option<ClusterTime>,
     ) -> Option<EndKey> {
-        let past = ClusterTime {
-            seconds: subscriber.end_time?.first_second_past()?,
-            increment: 0,
-        };
+        let past = subscriber.first_time_past_end()?;
         let due = not_before.map_or(past, |not_before| past.max(not_before));
         Some(self.end_waits.insert(due, Arc::clone(subscriber)))
+    }
+
+    /// The earliest time at which a subscriber is due.
+    pub(super) fn first_end(&self) -> Option<ClusterTime> {
+        self.end_waits.first_due()
     }
 
     /// Wakes the subscribers whose end the stream has passed with a position of this time.

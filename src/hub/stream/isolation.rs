@@ -308,7 +308,8 @@ impl Isolation {
                     position: Some(position_after(*time, list)),
                     operation_time: None,
                     closed: false,
-                    idle: true,
+                    caught_up: true,
+                    waited: true,
                 })
             }
             _ => None,
@@ -407,12 +408,12 @@ impl Isolation {
     }
 }
 
-/// Reads a stream up to its first event or to a reply that MongoDB held back.
+/// Reads a stream up to its first event, or to its end.
 async fn read_from(source: &dyn Source, plan: &Plan, at: &Position) -> Result<(), SourceError> {
     let mut cursor = source.open(plan, Some(at), BatchSize::One).await?;
     loop {
         let batch = cursor.next().await?;
-        if !batch.events.is_empty() || batch.idle || batch.closed {
+        if !batch.events.is_empty() || batch.caught_up || batch.closed {
             return Ok(());
         }
     }

@@ -20,7 +20,6 @@ mod history;
 mod isolation;
 mod open;
 mod passed_events;
-mod position_time;
 mod reconnecting;
 mod remedy;
 mod resume_deduplicator;

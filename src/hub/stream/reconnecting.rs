@@ -16,7 +16,6 @@ use crate::{
             open_with_client_stages,
         },
         passed_events::find_invalidation,
-        position_time::PositionTime,
         remedy::{FailedStream, Remedy, TriedRemedies},
         resume_deduplicator::Search,
         undeliverable::Found,
@@ -24,7 +23,7 @@ use crate::{
     metrics::Metrics,
     model::Stage,
     pipeline::Plan,
-    source::{Batch, BatchSize, Failure, Position, Source, SourceError},
+    source::{Batch, BatchSize, ClusterTime, Failure, Position, Source, SourceError},
     wire::TokenContext,
 };
 
@@ -54,7 +53,6 @@ pub(in crate::hub) struct ReconnectingStream {
     upstream_grace: Duration,
     /// The position after the last batch that was returned.
     position: Position,
-    position_time: PositionTime,
     cursor: Option<Reader>,
     /// `true` once MongoDB has closed the cursor of a stream with a client's stages, which may have left the
     /// `invalidate` out.
@@ -102,7 +100,6 @@ impl ReconnectingStream {
             metrics,
             upstream_grace,
             position,
-            position_time: PositionTime::default(),
             cursor: None,
             may_be_invalidated: false,
             deduplicator: None,
@@ -131,6 +128,13 @@ impl ReconnectingStream {
     /// The position after the last batch that was returned.
     pub(in crate::hub) fn position(&self) -> &Position {
         &self.position
+    }
+
+    /// Says that a watch waits for the stream to pass a time; `None` if no watch does.
+    pub(in crate::hub) fn set_awaited_time(&mut self, time: Option<ClusterTime>) {
+        if let Some(Reader::Cursor(cursor)) = &mut self.cursor {
+            cursor.set_awaited_time(time);
+        }
     }
 
     /// The plan in use: the stream's own, or the scope's shared one, where all further events are then.
@@ -174,13 +178,11 @@ impl ReconnectingStream {
                     Err(error) => error,
                 },
                 Some(cursor) => match cursor.next().await {
-                    Ok(Some(mut batch)) => {
+                    Ok(Some(batch)) => {
                         // That MongoDB closes the cursor is no success.
                         if !batch.closed || !batch.events.is_empty() {
                             self.outage_since = None;
                         }
-                        let (source, plan) = (&*self.source, &*self.plan);
-                        self.position_time.raise(&mut batch, source, plan).await;
                         self.receive(batch);
                         continue;
                     }
@@ -267,7 +269,7 @@ impl ReconnectingStream {
     }
 
     fn receive(&mut self, mut batch: Batch) {
-        let passed = if batch.idle {
+        let passed = if batch.caught_up && batch.events.is_empty() {
             SINGLE_EVENT_COUNT
         } else {
             batch.events.len()
@@ -305,8 +307,9 @@ impl ReconnectingStream {
             // MongoDB returns events only once it has found the token.
             self.shared_plan = None;
         }
-        let current = !batch.events.is_empty() && batch.lag_seconds() <= LIVE_WITHIN_SECONDS;
-        if batch.idle || current {
+        // A busy stream may have no empty reply.
+        let is_current = batch.events.is_empty() || batch.lag_seconds() <= LIVE_WITHIN_SECONDS;
+        if batch.caught_up && is_current {
             self.stage = Stage::Live;
         } else if !batch.events.is_empty()
             && matches!(self.stage, Stage::Opening | Stage::Reconnecting)

@@ -120,7 +120,8 @@ mod tests {
             position: None,
             operation_time: None,
             closed: false,
-            idle: events.is_empty(),
+            caught_up: events.is_empty(),
+            waited: events.is_empty(),
         }
     }
 

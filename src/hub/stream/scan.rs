@@ -1,10 +1,9 @@
 //! A scan of a stream: its events in order, up to where MongoDB has no further one.
 //!
-//! The rule of what an empty reply proves stands here. One that MongoDB did not hold back proves nothing: it
-//! may come in the midst of the oplog. One that a mongod held back proves that no further event is there. A
-//! mongos sends one as well while a shard has not replied; it merges its shards in order, so its token proves
-//! that instead, if it differs from that of the last event or of the start: it stands for a later time, and
-//! for every shard.
+//! The rule of what an empty reply proves stands here. By itself it proves nothing, however long it took: it may
+//! come in the midst of the oplog. Once the stream has caught up with the time at which it was opened, no further event
+//! from before that is there. A mongos merges its shards in order, and its token must also differ from that of
+//! the last event or of the start: it stands for a later time, and for every shard.
 
 use std::time::Duration;
 
@@ -30,6 +29,8 @@ pub(super) struct Scan {
     cursor: Box<dyn Cursor>,
     proof: EndProof,
     end: Option<ScanEnd>,
+    /// MongoDB's time in the first reply: that of the end, if there is no further event.
+    opened_at: Option<ClusterTime>,
 }
 
 /// What the replies of a stream prove about the events that follow them.
@@ -71,6 +72,7 @@ impl Scan {
             cursor: source.open(plan, Some(at), batch_size).await?,
             proof: EndProof::new(is_sharded, at),
             end: None,
+            opened_at: None,
         })
     }
 
@@ -86,6 +88,7 @@ impl Scan {
     pub(super) async fn next(&mut self) -> Result<Option<Batch>, SourceError> {
         while self.end.is_none() {
             let batch = self.cursor.next().await?;
+            self.opened_at = self.opened_at.or(batch.operation_time);
             self.end = self.proof.after(&batch);
             if !batch.events.is_empty() {
                 return Ok(Some(batch));
@@ -120,7 +123,11 @@ pub(in crate::hub) async fn has_passed(
         let mut scan = Scan::open(source, outline, at, BatchSize::One).await?;
         Ok(match scan.next().await? {
             Some(next) => next.events.iter().all(|it| it.cluster_time > time),
-            None => scan.end() == Some(ScanEnd::NoEvents),
+            // Another member of the replica set may have an earlier time.
+            None => {
+                let is_known = scan.opened_at.is_none_or(|opened_at| opened_at >= time);
+                scan.end() == Some(ScanEnd::NoEvents) && is_known
+            }
         })
     };
     timeout(PASSED_TIMEOUT, read).await.unwrap_or(Ok(false))
@@ -153,7 +160,7 @@ impl EndProof {
         } else if self.is_sharded {
             self.after_empty_of_mongos(batch)
         } else {
-            batch.idle.then_some(ScanEnd::NoEvents)
+            batch.caught_up.then_some(ScanEnd::NoEvents)
         }
     }
 
@@ -166,11 +173,8 @@ impl EndProof {
                 Some(_) => {}
             }
         }
-        if !batch.idle {
-            return None;
-        }
-        self.quiet_replies += 1;
-        if self.later.is_some() {
+        self.quiet_replies += u32::from(batch.waited);
+        if self.later.is_some() && batch.caught_up {
             Some(ScanEnd::NoEvents)
         } else if self.quiet_replies >= MAX_QUIET_REPLIES {
             Some(ScanEnd::Unproven)
@@ -193,7 +197,8 @@ mod tests {
     /// An empty reply in the midst of a scan.
     fn early(name: &str) -> Batch {
         Batch {
-            idle: false,
+            caught_up: false,
+            waited: false,
             ..quiet(name, 0)
         }
     }
@@ -230,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_mongod_has_no_further_event_once_it_held_a_reply_back() {
+    async fn a_mongod_has_no_further_event_once_it_has_caught_up() {
         let start = after("a", 1);
         let one = || batch(&[insert("b", 2)]);
         for (replies, events) in [

@@ -46,7 +46,8 @@ fn plans(source: &ScriptedSource) -> Vec<Plan> {
 /// The reply that a mongos sends first: empty, and without having read anything.
 fn nothing_yet() -> Batch {
     Batch {
-        idle: false,
+        caught_up: false,
+        waited: false,
         position: None,
         ..quiet("", 0)
     }

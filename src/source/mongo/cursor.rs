@@ -11,22 +11,21 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     limit::Permit,
     source::{
-        Batch, Cursor, SourceError,
+        Batch, ClusterTime, Cursor, SourceError,
         failure::Failure,
         reply::{ReplyContents, ReplyDecoder},
     },
 };
 
-use super::{closing::Closing, reply_timeout::ReplyTimeout};
+use super::{closing::Closing, prover::Prover, reply_timeout::ReplyTimeout};
 
 /// The time for which MongoDB holds a `getMore` open on a quiet stream. An idle stream costs one round
 /// trip in this time, and its position moves once in this time.
 pub(super) const MAX_AWAIT: Duration = Duration::from_secs(1);
 
-/// The time after which an empty reply counts as held back. MongoDB replies earlier, and in the midst of
-/// a scan, where `internalOperationResponseMaxMS` is set (9.0, change_stream_response_deadline.js in
-/// MongoDB's repository); such a reply does not show that there is nothing more to read.
-pub(super) const HELD_BACK: Duration = Duration::from_millis(900);
+/// The time after which an empty reply counts as one that MongoDB waited with. It sets the pace of what is done
+/// at such replies, and proves nothing: a busy server may take as long in the midst of a scan.
+const WAITED: Duration = Duration::from_millis(900);
 
 /// The number of early empty replies in a row after which the cursor pauses before the next `getMore`. A
 /// server may reply before the await time and without an event while it scans oplog entries that are
@@ -40,6 +39,7 @@ pub(super) struct MongoCursor {
     cursor: Closing<RawBatchCursor>,
     reply_timeout: ReplyTimeout,
     decoder: ReplyDecoder,
+    prover: Prover,
     /// `true` if the stream has stages of a client.
     has_client_stages: bool,
     /// The time at which the awaited reply was requested.
@@ -58,6 +58,8 @@ impl Cursor for MongoCursor {
     fn next(&mut self) -> BoxFuture<'_, Result<Batch, SourceError>> {
         Box::pin(async move {
             loop {
+                // Before the batch that it is about is returned.
+                self.prover.finish(&mut self.decoder, &mut self.ready).await;
                 if let Some(batch) = self.ready.pop() {
                     return Ok(batch);
                 }
@@ -72,30 +74,40 @@ impl Cursor for MongoCursor {
                 let requested_at = *self.requested_at.get_or_insert_with(Instant::now);
                 let reply = self.reply().await?;
                 self.requested_at = None;
-                let waited = requested_at.elapsed() >= HELD_BACK;
+                let waited = requested_at.elapsed() >= WAITED;
                 let reply = Bytes::from_owner(Reply(reply));
                 let ReplyContents { batches, error } = self.decoder.decode(reply, waited);
                 self.pause_after(&batches, waited);
                 self.ready = batches;
                 self.ready.reverse();
                 self.error = error;
+                if let ([batch], None) = (&self.ready[..], &self.error) {
+                    self.prover.begin(&self.decoder, batch);
+                }
             }
         })
+    }
+
+    fn set_awaited_time(&mut self, time: Option<ClusterTime>) {
+        self.prover.set_awaited_time(time);
     }
 }
 
 impl MongoCursor {
-    /// Returns the stream of `cursor`, whose client may be `closed` at some time. `decoder` decodes its replies, from the position where it was opened.
+    /// Returns the stream of `cursor`, whose client may be `closed` at some time. `decoder` decodes its replies, from
+    /// the position where it was opened, and `prover` finds out what they do not tell.
     pub(super) fn new(
         (cursor, closed): (RawBatchCursor, CancellationToken),
         reply_timeout: ReplyTimeout,
         decoder: ReplyDecoder,
+        prover: Prover,
         has_client_stages: bool,
     ) -> Self {
         Self {
             cursor: Closing::new(cursor, closed),
             reply_timeout,
             decoder,
+            prover,
             has_client_stages,
             requested_at: None,
             early_empty_replies: 0,

@@ -1,37 +1,131 @@
-//! The proof that a stream has no event between a position and a time.
+//! A look for what follows a position, up to a time.
 
-use bson::{Bson, doc};
-use tokio::time::Instant;
+use bson::{Bson, Document, doc};
+use tokio::task::JoinHandle;
 
 use crate::{
     pipeline::Plan,
-    source::{ClusterTime, Position, SourceError},
+    source::{ClusterTime, Position, SourceError, token_time::token_time},
 };
 
 use super::{
     connected::Connected,
-    cursor::{HELD_BACK, MAX_AWAIT},
     opening::{pipeline, stream_target},
     options::StreamOptions,
-    values::timestamp,
+    values::{time_of, timestamp},
 };
 
-/// The maximum number of replies in the midst of a scan. The scan of a longer range is given up.
-const MAX_MIDWAY_REPLIES: usize = 8;
+/// The maximum number of replies that are read. The scan of a longer range is given up.
+const MAX_REPLIES: usize = 8;
+
+/// The number of replies in a row with one token after which a server that may reply in the midst of a scan has
+/// nothing left. With each reply it reads at least one entry.
+const REPEATS: usize = 3;
+
+/// What follows a position in a stream that leaves nothing out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Following {
+    /// No event up to the time that was asked for.
+    Nothing,
+    /// An event at this time, and none before it.
+    Event(ClusterTime),
+    /// It can't be determined.
+    Unknown,
+}
+
+impl Following {
+    /// Returns a time up to which there is no event, where `until` was asked for.
+    pub(super) fn reached(self, until: ClusterTime) -> Option<ClusterTime> {
+        match self {
+            Self::Nothing => Some(until),
+            Self::Event(time) => Some(time.predecessor()),
+            Self::Unknown => None,
+        }
+    }
+
+    /// Returns whether there is certainly no event up to the time that was asked for.
+    pub(super) fn is_nothing_until(self, until: ClusterTime) -> bool {
+        self.reached(until) >= Some(until)
+    }
+}
+
+/// The replies of one look.
+#[derive(Debug)]
+struct Replies {
+    /// The token with which the stream was opened.
+    opened_with: Option<Document>,
+    until: ClusterTime,
+    may_reply_midway: bool,
+    token: Option<Document>,
+    /// The number of replies in a row that had the same token as the one before.
+    repeats: usize,
+}
+
+impl Replies {
+    /// Returns what a reply shows, if it shows anything.
+    fn add(&mut self, cursor: &Document, batch: &str) -> Option<Following> {
+        let events = cursor.get_array(batch).map_or(&[][..], Vec::as_slice);
+        if let Some(event) = events.first() {
+            let time = event
+                .as_document()
+                .map(|it| it.get_timestamp("clusterTime"));
+            return Some(match time {
+                Some(Ok(time)) => Following::Event(time_of(time)),
+                _ => Following::Unknown,
+            });
+        }
+        if matches!(cursor.get_i64("id"), Ok(0)) {
+            return Some(Following::Nothing);
+        }
+        let token = cursor.get_document("postBatchResumeToken").ok().cloned();
+        let told = token.as_ref().and_then(|it| token_time(&it.to_vec().ok()?));
+        self.repeats = if self.token.is_some() && token == self.token {
+            self.repeats + 1
+        } else {
+            0
+        };
+        let is_first = batch == "firstBatch";
+        let has_moved = token.is_some() && token != self.opened_with;
+        self.token = token;
+        let is_proof = match told {
+            Some(told) if told > self.until || told == self.until && has_moved => true,
+            _ if is_first => false,
+            // Without any event left out, it replies only once it has read everything. Some servers always leave
+            // the first batch empty.
+            Some(_) if !self.may_reply_midway => true,
+            Some(_) => self.repeats >= REPEATS,
+            None => self.repeats > 0,
+        };
+        is_proof.then_some(Following::Nothing)
+    }
+}
 
 impl Connected {
-    /// Opens the stream at a position, reads at least up to the time `until`, and returns `true` when
-    /// there is no event. On a replica set an empty reply proves that, as long as no stage filters events
-    /// and the reply did not come in the midst of a scan. Behind a mongos it may come before every shard
-    /// has replied, so the result is `false`.
-    pub(super) async fn finds_no_events(
+    /// Begins to look in `plan`'s stream, which must leave nothing out, for what follows a position up to the time
+    /// `until`. In its own task: dropped midway, it would leave its cursor open on the server.
+    pub(super) fn begin_look(
+        &self,
+        plan: Plan,
+        at: Position,
+        until: ClusterTime,
+    ) -> JoinHandle<Result<Following, SourceError>> {
+        let source = self.clone();
+        tokio::spawn(async move {
+            let (source, _permit) = source.for_look().await?;
+            source.retried(|| source.look(&plan, &at, until)).await
+        })
+    }
+
+    /// Opens the stream at a position and reads at least up to the time `until`. Behind a mongos an empty reply may
+    /// come before every shard has replied, so nothing is asked there.
+    async fn look(
         &self,
         plan: &Plan,
         at: &Position,
         until: ClusterTime,
-    ) -> Result<bool, SourceError> {
+    ) -> Result<Following, SourceError> {
         if self.is_sharded().await? {
-            return Ok(false);
+            return Ok(Following::Unknown);
         }
         let may_reply_midway = self.may_reply_midway().await?;
         // Documents that are looked up do not matter here.
@@ -58,31 +152,28 @@ impl Connected {
         let namespace = cursor.get_str("ns").unwrap_or_default();
         let collection = namespace.split_once('.').map_or("", |(_, name)| name);
         let read = async {
-            let mut empty = cursor
-                .get_array("firstBatch")
-                .map_err(no_cursor)?
-                .is_empty();
-            let wait = if may_reply_midway {
-                i64::try_from(MAX_AWAIT.as_millis()).unwrap_or(i64::MAX)
-            } else {
-                1
+            let mut replies = Replies {
+                opened_with: at
+                    .token()
+                    .and_then(|it| Document::from_reader(&it[..]).ok()),
+                until,
+                may_reply_midway,
+                token: None,
+                repeats: 0,
             };
-            // Some servers always leave the first batch empty.
-            let mut proven = id == 0;
-            for _ in 0..MAX_MIDWAY_REPLIES {
-                if proven || !empty {
+            let mut found = replies.add(cursor, "firstBatch");
+            for _ in 0..MAX_REPLIES {
+                if found.is_some() {
                     break;
                 }
-                let asked = Instant::now();
                 let get_more = doc! {
-                    "getMore": id, "collection": collection, "batchSize": 1, "maxTimeMS": wait,
+                    "getMore": id, "collection": collection, "batchSize": 1, "maxTimeMS": 1,
                 };
                 let answer = self.run_once(&database, get_more).await?;
                 let cursor = answer.get_document("cursor").map_err(no_cursor)?;
-                empty = cursor.get_array("nextBatch").map_err(no_cursor)?.is_empty();
-                proven = !may_reply_midway || asked.elapsed() >= HELD_BACK;
+                found = replies.add(cursor, "nextBatch");
             }
-            Ok(empty && proven)
+            Ok(found.unwrap_or(Following::Unknown))
         };
         let found = read.await;
         if id != 0 {

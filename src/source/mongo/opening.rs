@@ -16,6 +16,7 @@ use super::{
     connected::Connected,
     cursor::{MAX_AWAIT, MongoCursor},
     options::StreamOptions,
+    prover::Prover,
     reply_timeout::ReplyTimeout,
     values::{timestamp, token_document},
 };
@@ -123,7 +124,9 @@ impl Connected {
             reply_timeout,
             ReplyDecoder::new(at, reached)
                 .with_contiguous_transactions(contiguous_transactions)
-                .with_genuine(plan.genuine()),
+                .with_genuine(plan.genuine())
+                .with_unfiltered(plan.leaves_no_event_out()),
+            Prover::new(self.clone(), plan),
             plan.has_client_stages(),
         ))
     }

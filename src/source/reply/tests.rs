@@ -17,7 +17,8 @@ fn reply(events: &[Document], post_batch_token: &str) -> Bytes {
 
 /// Returns the position after the last of these replies to a stream that was opened at `from`.
 fn position_after(from: &Position, replies: &[Bytes]) -> Option<Position> {
-    let mut decoder = ReplyDecoder::new(Some(from), Some(from.time()));
+    let decoder = ReplyDecoder::new(Some(from), Some(from.time()));
+    let mut decoder = decoder.with_unfiltered(true);
     let mut position = None;
     for reply in replies {
         let contents = decoder.decode(reply.clone(), true);
@@ -111,7 +112,8 @@ fn a_split_event_counts_with_the_transaction_that_its_fragments_have() {
 }
 /// The reply to an opening or a `getMore`, and whether MongoDB held it back.
 fn positions(from: &Position, replies: &[(Bytes, bool)]) -> Vec<Option<Position>> {
-    let mut decoder = ReplyDecoder::new(Some(from), Some(from.time()));
+    let decoder = ReplyDecoder::new(Some(from), Some(from.time()));
+    let mut decoder = decoder.with_unfiltered(true);
     let position = |(reply, waited): &(Bytes, bool)| {
         let contents = decoder.decode(reply.clone(), *waited);
         contents

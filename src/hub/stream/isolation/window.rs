@@ -135,7 +135,8 @@ impl Window {
                 // The reply's own position may be after events that the window leaves out.
                 position: batch.events.last().map(|it| it.position(&batch.buffer)),
                 closed: false,
-                idle: false,
+                caught_up: false,
+                waited: false,
                 ..batch
             }));
         }
@@ -148,7 +149,8 @@ impl Window {
         source: &dyn Source,
         batch: &Batch,
     ) -> Result<(), SourceError> {
-        if !batch.closed && !batch.idle {
+        // Behind a mongos a token may stay where it is, so that the wait for a proof ends.
+        if !batch.closed && !batch.caught_up && !(self.is_sharded && batch.waited) {
             return Ok(());
         }
         // Behind a mongos only a stream that is closed has certainly read everything.
@@ -181,7 +183,7 @@ impl Window {
     /// # Errors
     /// The plan's own stream does not reply any more.
     fn reject(&mut self, batch: &Batch) -> Result<(), SourceError> {
-        if batch.idle {
+        if batch.waited {
             self.replies_missed += 1;
         }
         if self.replies_missed > MAX_REPLIES_MISSED {

@@ -238,8 +238,9 @@ impl Plan {
     /// Returns whether the stream has every event of the namespace that it is opened on.
     #[must_use]
     pub fn leaves_no_event_out(&self) -> bool {
-        let is_whole = |stage| matches!(stage, &PipelineStage::IdentityFields);
-        !matches!(self.scope(), Scope::Collections { .. }) && self.parts.stages.iter().all(is_whole)
+        let mut stages = self.stages.iter();
+        !matches!(self.scope(), Scope::Collections { .. })
+            && stages.all(|(stage, _)| matches!(stage, PipelineStage::IdentityFields))
     }
 
     /// Returns what of the stream's events is certainly as MongoDB made it.

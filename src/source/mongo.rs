@@ -34,6 +34,8 @@ pub use connect::{MongoSource, check_uri};
 pub use connections::MongoSettings;
 pub(crate) use values::{timestamp, token_document};
 
+use no_events::Following;
+
 impl MongoSource {
     /// Checks that the deployment answers, and that change streams can be opened with the read preference of
     /// the connection string. Returns its facts.
@@ -94,7 +96,7 @@ impl Source for MongoSource {
             let found = look.await.map_err(|error| {
                 SourceError::unexpected(format!("the task that looks for events failed: {error}"))
             })?;
-            Ok(found?.is_nothing_until(until))
+            Ok(found? == Following::Nothing)
         })
     }
 

@@ -464,7 +464,8 @@ async fn meets_early_replies(version: Version) -> bool {
     let start = weir.watch(request.clone()).await.token();
     orders.push(update(1));
     let early = (1..4).map(|increment| {
-        let token = high_water_token(time(FIRST_SECOND, increment));
+        // Past the start, and before the event.
+        let token = high_water_token(time(FIRST_SECOND - 1, 2 + increment));
         let answer = Answer::nothing(token).after(Duration::from_millis(700));
         let early = Rule::on("getMore")
             .when(Request::resumes)

@@ -42,18 +42,13 @@ impl Following {
             Self::Unknown => None,
         }
     }
-
-    /// Returns whether there is certainly no event up to the time that was asked for.
-    pub(super) fn is_nothing_until(self, until: ClusterTime) -> bool {
-        self.reached(until) >= Some(until)
-    }
 }
 
 /// The replies of one look.
 #[derive(Debug)]
 struct Replies {
-    /// The token with which the stream was opened.
-    opened_with: Option<Document>,
+    /// The token, or the time, with which the stream was opened.
+    opened_with: (Option<Document>, Option<ClusterTime>),
     until: ClusterTime,
     may_reply_midway: bool,
     token: Option<Document>,
@@ -85,7 +80,8 @@ impl Replies {
             0
         };
         let is_first = batch == "firstBatch";
-        let has_moved = token.is_some() && token != self.opened_with;
+        let (opened_with, opened_at) = &self.opened_with;
+        let has_moved = token != *opened_with && told > *opened_at;
         self.token = token;
         let is_proof = match told {
             Some(told) if told > self.until || told == self.until && has_moved => true,
@@ -153,9 +149,10 @@ impl Connected {
         let collection = namespace.split_once('.').map_or("", |(_, name)| name);
         let read = async {
             let mut replies = Replies {
-                opened_with: at
-                    .token()
-                    .and_then(|it| Document::from_reader(&it[..]).ok()),
+                opened_with: match at.token() {
+                    Some(token) => (Document::from_reader(&token[..]).ok(), None),
+                    None => (None, Some(at.time())),
+                },
                 until,
                 may_reply_midway,
                 token: None,

@@ -18,11 +18,13 @@ use super::{connected::Connected, no_events::Following};
 
 /// The shortest time between two questions.
 const PAUSE: Duration = Duration::from_millis(250);
+/// The time between two questions of a stream that has not caught up, if its server never waits for an event.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
 /// The time limit for an answer, during which the stream waits.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The number of seconds by which the known time of a quiet stream may be behind MongoDB's before it is asked for. A
-/// mongod moves its tokens as seldom (`periodicNoopIntervalSecs`).
-const QUIET_SECONDS: u32 = 10;
+/// The time between two questions of a stream for which nobody waits. Where tokens tell their times none is asked, and
+/// a mongod's move once in ten seconds on a quiet deployment (`periodicNoopIntervalSecs`).
+const QUIET_PAUSE: Duration = Duration::from_secs(5);
 
 /// Asks for what the replies of one stream do not tell.
 pub(super) struct Prover {
@@ -31,6 +33,7 @@ pub(super) struct Prover {
     /// The time that a watch waits for.
     awaited: Option<ClusterTime>,
     asked: Option<Instant>,
+    opened: Instant,
     look: Option<Look>,
 }
 
@@ -49,6 +52,7 @@ impl Prover {
             plan: plan.clone(),
             awaited: None,
             asked: None,
+            opened: Instant::now(),
             look: None,
         }
     }
@@ -80,14 +84,15 @@ impl Prover {
     fn is_needed(&self, decoder: &ReplyDecoder, batch: &Batch, now: ClusterTime) -> bool {
         let reached = decoder.reached_time().unwrap_or_default();
         let is_awaited = self.awaited.is_some_and(|it| reached < it && it <= now);
+        let since = self.asked.unwrap_or(self.opened).elapsed();
+        // A busy server may never wait.
+        let is_catching_up = !decoder.has_caught_up() && (batch.waited || since >= BUSY_PAUSE);
         // Some servers reply at once to each event that a client's stages leave out.
-        let patience = if self.plan.has_client_stages() && !batch.waited {
-            1
-        } else {
-            QUIET_SECONDS
-        };
-        let is_behind = decoder.has_opaque_tokens() && now.seconds_since(reached) >= patience;
-        !decoder.has_caught_up() || is_awaited || is_behind
+        let is_busy =
+            self.plan.has_client_stages() && !batch.waited && now.seconds > reached.seconds;
+        let is_behind =
+            decoder.has_opaque_tokens() && reached < now && (since >= QUIET_PAUSE || is_busy);
+        is_catching_up || is_awaited || is_behind
     }
 
     /// Waits for the answer, if a question is being asked, and tells it to the decoder and to the batch. Cancel safe.

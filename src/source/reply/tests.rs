@@ -3,6 +3,8 @@ use bson::{Bson, Document, doc};
 use super::*;
 use crate::source::scripted::{after, at, event, insert, token};
 
+mod early_replies;
+
 fn reply(events: &[Document], post_batch_token: &str) -> Bytes {
     let reply = doc! {
         "cursor": {

@@ -40,7 +40,7 @@ mod wire;
 pub use event::{Enrichment, Event, about, change, insert};
 pub use reply::{RawWriter, Reply, string_value};
 pub use script::{Alteration, Answer, Request, Rule, ServerError};
-pub use token::{high_water_token, is_of_an_event};
+pub use token::{Tokens, high_water_token, is_of_an_event};
 pub use version::Version;
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -189,6 +189,11 @@ impl StandIn {
     pub fn set_scan_limit(&self, entries: Option<usize>) {
         self.server.state().scan_limit = entries;
         self.server.changed.notify_all();
+    }
+
+    /// Sets what the tokens of a server with a version tell, before the first stream is opened.
+    pub fn set_tokens(&self, tokens: Tokens) {
+        self.server.state().tokens = tokens;
     }
 
     /// The number of times that this command came.

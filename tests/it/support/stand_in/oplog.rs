@@ -9,7 +9,7 @@ use super::event::{Entry, Event, Slot};
 use super::pipeline::Pipeline;
 use super::reply::bytes_of;
 use super::script::Script;
-use super::token::Place;
+use super::token::{Place, Tokens};
 use super::{Answer, FIRST_SECOND, Reply, Request, ServerError, Version, position_token, time};
 
 /// The maximum number of events in one reply of a stand-in without a version.
@@ -36,6 +36,8 @@ pub(super) struct State {
     pub oldest: Option<Timestamp>,
     /// The maximum number of entries that one reply scans.
     pub scan_limit: Option<usize>,
+    /// What tokens tell, on a server with a version.
+    pub tokens: Tokens,
     pub connections: HashMap<u64, Connection>,
     pub stopped: bool,
 }
@@ -79,6 +81,8 @@ struct Stream {
     reached: (Place, Document),
     /// True if it was opened with a resume token.
     resumed: bool,
+    /// The token that empty replies repeat, if they do.
+    repeated: Option<Document>,
 }
 
 impl State {
@@ -207,7 +211,9 @@ impl State {
             if self.oldest.is_some_and(|oldest| place.time() < oldest) {
                 return Err(ServerError::history_lost());
             }
+            let repeats = self.tokens == Tokens::Staying;
             let stream = Stream {
+                repeated: repeats.then(|| token.clone()),
                 pipeline: pipeline.clone(),
                 resumed_event,
                 reached: (place, token),
@@ -461,7 +467,13 @@ impl Stream {
         if *position == entries.len() && reply.cursor != 0 {
             self.reach(Place::high_water(now), None);
         }
-        reply.post_batch_token = Some(bytes_of(&self.reached.1));
+        if let Some(repeated) = &mut self.repeated
+            && !reply.events.is_empty()
+        {
+            repeated.clone_from(&self.reached.1);
+        }
+        let token = self.repeated.as_ref().unwrap_or(&self.reached.1);
+        reply.post_batch_token = Some(bytes_of(token));
         Ok(())
     }
 

@@ -72,8 +72,12 @@ impl Server {
         loop {
             let (number, command) = wire::receive(&mut connection)?;
             busy(true);
-            match self.answer(&command) {
-                Outcome::Document(bytes) => wire::send(&mut connection, number, &bytes)?,
+            let tokens = self.state().tokens;
+            match self.answer(&tokens.read(command)) {
+                Outcome::Document(mut bytes) => {
+                    tokens.show(&mut bytes);
+                    wire::send(&mut connection, number, &bytes)?;
+                }
                 Outcome::Message(mut bytes) => {
                     // The driver would refuse an answer to another request for that reason alone.
                     if let Some(response_to) = bytes.get_mut(8..12) {

@@ -9,11 +9,56 @@ use mongodb::bson::{Bson, Document, Timestamp, doc};
 
 /// The start of every token: a timestamp follows.
 const TIMESTAMP: &str = "82";
+/// The start of a token of another form.
+const OPAQUE: &[u8] = b"F2";
 /// The version of the tokens, 2.
 const TOKEN_VERSION: &str = "2B04";
 /// The kinds of token: 0 is high water, 128 is an event.
 const HIGH_WATER: &str = "29";
 const EVENT: &str = "2C0100";
+
+/// What the tokens of a server tell of how far a stream is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Tokens {
+    /// They have MongoDB's form, and rise while it scans.
+    #[default]
+    Rising,
+    /// They have MongoDB's form, and an empty reply repeats the one before.
+    Staying,
+    /// They have another form, and rise while it scans.
+    Opaque,
+}
+
+impl Tokens {
+    /// Changes the tokens in the BSON of an answer to those that the client sees.
+    pub(super) fn show(self, answer: &mut [u8]) {
+        self.exchange(answer, TIMESTAMP.as_bytes(), OPAQUE);
+    }
+
+    /// Changes the tokens of a command back.
+    pub(super) fn read(self, command: Document) -> Document {
+        if self != Self::Opaque {
+            return command;
+        }
+        let mut bytes = command.to_vec().expect("it was received as BSON");
+        self.exchange(&mut bytes, OPAQUE, TIMESTAMP.as_bytes());
+        Document::from_reader(&bytes[..]).expect("the lengths have not changed")
+    }
+
+    /// Exchanges the first two digits of every token.
+    fn exchange(self, bson: &mut [u8], from: &[u8], to: &[u8]) {
+        const NAME: &[u8] = b"\x02_data\0";
+        if self != Self::Opaque {
+            return;
+        }
+        for at in 0..bson.len().saturating_sub(NAME.len() + 6) {
+            let text = at + NAME.len() + 4;
+            if bson[at..].starts_with(NAME) && bson[text..].starts_with(from) {
+                bson[text..text + to.len()].copy_from_slice(to);
+            }
+        }
+    }
+}
 
 /// A place in a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use pb::watch_request::Start;
 use pb::watch_response::Kind;
-use serde_json::json;
 use tonic::Code;
 use weir::pb;
 
-use crate::conversions::{eq, id};
+use crate::conversions::id;
 use crate::support::orders::ORDERS;
 use crate::support::stand_in::{
     Answer, FIRST_SECOND, Rule, StandIn, Tokens, Version, change, time,
@@ -190,7 +189,7 @@ async fn a_bounded_watch_gets_the_rename_behind_many_other_events_over_a_slow_ne
     let end = now().await;
     eventually("its last second is over", async || {
         let noise = database.client().database("elsewhere");
-        let noise = noise.collection::<mongodb::bson::Document>("noise");
+        let noise = noise.collection::<Document>("noise");
         noise.insert_one(doc! {"x": 1}).await.expect("an insert");
         now().await > end + 1
     })

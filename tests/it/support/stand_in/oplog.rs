@@ -207,7 +207,7 @@ impl State {
     /// Finds the start of a stream on a server with a version.
     fn open_stream(&self, pipeline: Pipeline) -> Result<(usize, Stream), ServerError> {
         let options = pipeline.options();
-        let stream = |position, place: Place, token, resumed_event, resumed| {
+        let stream = |position, place: Place, token: Document, resumed_event, resumed| {
             if self.oldest.is_some_and(|oldest| place.time() < oldest) {
                 return Err(ServerError::history_lost());
             }

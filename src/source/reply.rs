@@ -271,10 +271,15 @@ impl ReplyDecoder {
         told: Option<ClusterTime>,
     ) -> Option<Position> {
         let token = post_batch_token.filter(|_| is_empty);
-        if let GivenPosition::Unconfirmed(given) | GivenPosition::Doubted { given, .. } =
-            &self.given
-            && told.is_some_and(|told| told > given.time())
-        {
+        // By its token, as the known time of an event may be an earlier one.
+        let given = match &self.given {
+            GivenPosition::Unconfirmed(given) | GivenPosition::Doubted { given, .. } => {
+                given.token()
+            }
+            GivenPosition::Passed => None,
+        };
+        let given = given.and_then(|token| token_time(token));
+        if given.is_some_and(|given| told > Some(given)) {
             self.given = GivenPosition::Passed;
         }
         self.given = match (

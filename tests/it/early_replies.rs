@@ -163,7 +163,9 @@ async fn a_bounded_watch_gets_the_rename_behind_many_other_events_over_a_slow_ne
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
     let weir = Weir::at(&proxy.mongodb_uri(), |config| {
-        config.max_catch_ups = RUNS;
+        config.max_catch_ups = 2 * RUNS;
+        // Each watch reads the past on a stream of its own.
+        config.feed_linger = Duration::ZERO;
     })
     .await;
     let request = pb::WatchRequest {
@@ -172,6 +174,7 @@ async fn a_bounded_watch_gets_the_rename_behind_many_other_events_over_a_slow_ne
         ..database.watch_request(&[])
     };
     let start: Bytes = weir.watch(request.clone()).await.token();
+    weir.wait_for_no_feeds().await;
     let old = database.collection("old");
     old.insert_many((0..550).map(|id| doc! {"_id": id}))
         .await
@@ -199,7 +202,6 @@ async fn a_bounded_watch_gets_the_rename_behind_many_other_events_over_a_slow_ne
     let runs = (0..RUNS).map(async |run| {
         let bounded = pb::WatchRequest {
             start: Some(Start::ResumeToken(start.clone())),
-            // Each has its own change stream.
             end_time: Some(second(end)),
             ..request.clone()
         };

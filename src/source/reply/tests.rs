@@ -196,6 +196,22 @@ fn the_given_position_stays_while_the_token_of_an_empty_first_reply_may_lie_befo
     assert_eq!(positions(&invalidate, &replies), [stays.clone(), stays]);
 }
 
+/// Where tokens tell their times, the tokens decide, and not the time that is known of the event: that may be earlier.
+#[test]
+fn a_token_that_tells_a_later_time_than_the_given_one_ends_the_doubt_at_once() {
+    let mark = |increment: u32| format!("8200000064{increment:08X}2B0429296E1404");
+    let given = after(&format!("8200000064{:08X}2B042C0100296E04", 8), 3);
+    for (told, stays) in [(7, true), (8, true), (9, false)] {
+        let position = &positions(&given, &[(reply(&[], &mark(told)), false)])[0];
+        let expected = if stays {
+            given.clone()
+        } else {
+            high_water(&mark(told), told)
+        };
+        assert_eq!(position, &Some(expected), "{told}");
+    }
+}
+
 fn insert_event() -> Document {
     event("e", "insert", 9, doc! {})
 }

@@ -61,10 +61,9 @@ impl Source for MongoSource {
         batch_size: BatchSize,
     ) -> BoxFuture<'a, Result<Box<dyn Cursor>, SourceError>> {
         Box::pin(async move {
-            let (source, reply_timeout) = self.for_streams().await?;
+            let (source, others) = self.for_streams().await?;
             let permit = source.stream_permit().await;
-            let open =
-                || source.open_cursor(plan, at, (batch_size, permit.clone()), &reply_timeout);
+            let open = || source.open_cursor(plan, at, (batch_size, permit.clone()), &others);
             let cursor = source.retried(open).await?.holding(permit);
             Ok(Box::new(cursor) as Box<dyn Cursor>)
         })

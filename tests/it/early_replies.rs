@@ -37,7 +37,7 @@ struct Received {
     progresses: Vec<(u32, usize)>,
 }
 
-async fn read_to_end(mut watch: WatchStream) -> Received {
+async fn read_to_end(mut watch: WatchStream, context: &str) -> Received {
     let mut received = Received::default();
     let whole = async {
         while let Some(message) = watch.try_next().await.expect("it ends with OK") {
@@ -57,9 +57,8 @@ async fn read_to_end(mut watch: WatchStream) -> Received {
             }
         }
     };
-    tokio::time::timeout(LIMIT, whole)
-        .await
-        .unwrap_or_else(|_| panic!("it does not end"));
+    let ended = tokio::time::timeout(LIMIT, whole).await;
+    assert!(ended.is_ok(), "{context} does not end: {received:?}");
     received
 }
 
@@ -114,8 +113,9 @@ async fn bounded_watches_of_the_past_are_complete_on(version: Version, tokens: T
         (from, fastrand::u32(from + 12..=last))
     });
     let runs = runs.map(async |(from, until)| {
+        let context = format!("{version:?}, {tokens:?}, {from} to {until}");
         let watch = weir.watch(bounded(from, until)).await;
-        (from, until, read_to_end(watch).await)
+        (from, until, read_to_end(watch, &context).await)
     });
     for (from, until, received) in join_all(runs).await {
         let expected: Vec<(u32, i32)> = matching

@@ -14,7 +14,6 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     connected::Connected,
     connections::{Connections, MongoSettings},
-    reply_timeout::ReplyTimeout,
     uri::{CheckedUri, words},
 };
 use crate::source::{Failure, SourceError, failure::FailedAt};
@@ -133,16 +132,14 @@ impl MongoSource {
         Ok(self.connections().await?.others)
     }
 
-    /// Returns the deployment for streams, and the time limit for their replies.
-    pub(super) async fn for_streams(&self) -> Result<(Connected, ReplyTimeout), SourceError> {
+    /// Returns the deployment for streams, and the one for all else: pings and looks take no connection of feeds.
+    pub(super) async fn for_streams(&self) -> Result<(Connected, Connected), SourceError> {
         let Connections { feeds, others } = self.connections().await?;
-        // Pings take no connection of feeds.
-        let reply_timeout = ReplyTimeout::new(others.clone());
-        let connected = match self.use_for {
+        let streams = match self.use_for {
             Use::Feeds => feeds,
-            Use::CatchUps => others,
+            Use::CatchUps => others.clone(),
         };
-        Ok((connected, reply_timeout))
+        Ok((streams, others))
     }
 
     /// Returns the deployment. Waits for the DNS as long as for a server.

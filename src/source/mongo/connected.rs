@@ -23,7 +23,7 @@ use crate::{
 const MAX_COMMANDS: usize = 32;
 
 /// The maximum number of looks for events at a time, each of which runs one command after the other.
-const MAX_LOOKS: usize = 32;
+const MAX_LOOKS: usize = 6;
 
 /// The time that the primary may take to answer whether only the read preference is the reason of a failure. The
 /// failed call has taken its whole time already.

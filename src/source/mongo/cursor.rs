@@ -36,12 +36,9 @@ const EARLY_EMPTY_REPLY_PAUSE: Duration = Duration::from_millis(10);
 
 /// An open change stream on MongoDB.
 pub(super) struct MongoCursor {
-    cursor: Closing<RawBatchCursor>,
-    reply_timeout: ReplyTimeout,
+    reader: ReplyReader,
     decoder: ReplyDecoder,
     prover: Prover,
-    /// `true` if the stream has stages of a client.
-    has_client_stages: bool,
     /// The time at which the awaited reply was requested.
     requested_at: Option<Instant>,
     /// The number of early empty replies in a row.
@@ -58,8 +55,6 @@ impl Cursor for MongoCursor {
     fn next(&mut self) -> BoxFuture<'_, Result<Batch, SourceError>> {
         Box::pin(async move {
             loop {
-                // Before the batch that it is about is returned.
-                self.prover.finish(&mut self.decoder, &mut self.ready).await;
                 if let Some(batch) = self.ready.pop() {
                     return Ok(batch);
                 }
@@ -72,18 +67,27 @@ impl Cursor for MongoCursor {
                 }
                 // Stored in `self` because this future may be dropped and recreated during the wait.
                 let requested_at = *self.requested_at.get_or_insert_with(Instant::now);
-                let reply = self.reply().await?;
+                let reply = tokio::select! {
+                    biased;
+                    proved = self.prover.answer() => {
+                        if let Some(batch) = proved.tell(&mut self.decoder) {
+                            return Ok(batch);
+                        }
+                        continue;
+                    }
+                    reply = self.reader.reply(self.decoder.reached_time()) => reply?,
+                };
                 self.requested_at = None;
                 let waited = requested_at.elapsed() >= WAITED;
                 let reply = Bytes::from_owner(Reply(reply));
                 let ReplyContents { batches, error } = self.decoder.decode(reply, waited);
                 self.pause_after(&batches, waited);
+                if error.is_none() {
+                    self.prover.observe(&self.decoder, &batches);
+                }
                 self.ready = batches;
                 self.ready.reverse();
                 self.error = error;
-                if let ([batch], None) = (&self.ready[..], &self.error) {
-                    self.prover.begin(&self.decoder, batch);
-                }
             }
         })
     }
@@ -104,11 +108,13 @@ impl MongoCursor {
         has_client_stages: bool,
     ) -> Self {
         Self {
-            cursor: Closing::new(cursor, closed),
-            reply_timeout,
+            reader: ReplyReader {
+                cursor: Closing::new(cursor, closed),
+                reply_timeout,
+                has_client_stages,
+            },
             decoder,
             prover,
-            has_client_stages,
             requested_at: None,
             early_empty_replies: 0,
             pause_until: None,
@@ -119,7 +125,7 @@ impl MongoCursor {
 
     /// Returns the stream with the right to have it, which it keeps until it is closed.
     pub(super) fn holding(mut self, permit: Option<Arc<Permit>>) -> Self {
-        self.cursor.hold(permit);
+        self.reader.cursor.hold(permit);
         self
     }
 
@@ -135,11 +141,20 @@ impl MongoCursor {
             self.pause_until = Some(Instant::now() + EARLY_EMPTY_REPLY_PAUSE);
         }
     }
+}
 
-    async fn reply(&mut self) -> Result<RawBatch, SourceError> {
-        let reply = self
-            .reply_timeout
-            .wait(self.cursor.next_reply(), self.decoder.reached_time());
+/// The replies of one stream.
+struct ReplyReader {
+    cursor: Closing<RawBatchCursor>,
+    reply_timeout: ReplyTimeout,
+    /// `true` if the stream has stages of a client.
+    has_client_stages: bool,
+}
+
+impl ReplyReader {
+    /// Returns the next reply, for which MongoDB scans the oplog from the time `from`, or from now. Cancel safe.
+    async fn reply(&mut self, from: Option<ClusterTime>) -> Result<RawBatch, SourceError> {
+        let reply = self.reply_timeout.wait(self.cursor.next_reply(), from);
         let reply = reply.await.inspect_err(|_| self.cursor.give_up())?;
         match reply {
             Some(Ok(reply)) => Ok(reply),

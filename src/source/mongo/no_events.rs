@@ -1,7 +1,9 @@
 //! A look for what follows a position, up to a time.
 
+use std::time::Duration;
+
 use bson::{Bson, Document, doc};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
     pipeline::Plan,
@@ -17,6 +19,12 @@ use super::{
 
 /// The maximum number of replies that are read. The scan of a longer range is given up.
 const MAX_REPLIES: usize = 8;
+
+/// The time for which a server with opaque tokens is asked to hold back an empty reply, in milliseconds.
+const HOLD_MS: i32 = 200;
+
+/// A reply that took as long was held back.
+const HELD: Duration = Duration::from_millis(180);
 
 /// The number of replies in a row with one token after which a server that may reply in the midst of a scan has
 /// nothing left. With each reply it reads at least one entry.
@@ -52,13 +60,20 @@ struct Replies {
     until: ClusterTime,
     may_reply_midway: bool,
     token: Option<Document>,
+    /// The last token tells no time.
+    is_opaque: bool,
     /// The number of replies in a row that had the same token as the one before.
     repeats: usize,
 }
 
 impl Replies {
-    /// Returns what a reply shows, if it shows anything.
-    fn add(&mut self, cursor: &Document, batch: &str) -> Option<Following> {
+    /// Returns the time for which MongoDB is to hold back the next reply, if it has no event for it.
+    fn hold_ms(&self) -> i32 {
+        if self.is_opaque { HOLD_MS } else { 1 }
+    }
+
+    /// Returns what a reply shows, if it shows anything, which took as long as this.
+    fn add(&mut self, cursor: &Document, batch: &str, took: Duration) -> Option<Following> {
         let events = cursor.get_array(batch).map_or(&[][..], Vec::as_slice);
         if let Some(event) = events.first() {
             let time = event
@@ -83,6 +98,7 @@ impl Replies {
         let (opened_with, opened_at) = &self.opened_with;
         let has_moved = token != *opened_with && told > *opened_at;
         self.token = token;
+        self.is_opaque = told.is_none();
         let is_proof = match told {
             Some(told) if told > self.until || told == self.until && has_moved => true,
             _ if is_first => false,
@@ -90,7 +106,8 @@ impl Replies {
             // the first batch empty.
             Some(_) if !self.may_reply_midway => true,
             Some(_) => self.repeats >= REPEATS,
-            None => self.repeats > 0,
+            // As said by a server that waited for an event, and not by one that was interrupted.
+            None => self.repeats > 0 && took >= HELD,
         };
         is_proof.then_some(Following::Nothing)
     }
@@ -156,19 +173,21 @@ impl Connected {
                 until,
                 may_reply_midway,
                 token: None,
+                is_opaque: false,
                 repeats: 0,
             };
-            let mut found = replies.add(cursor, "firstBatch");
+            let mut found = replies.add(cursor, "firstBatch", Duration::ZERO);
             for _ in 0..MAX_REPLIES {
                 if found.is_some() {
                     break;
                 }
                 let get_more = doc! {
-                    "getMore": id, "collection": collection, "batchSize": 1, "maxTimeMS": 1,
+                    "getMore": id, "collection": collection, "batchSize": 1, "maxTimeMS": replies.hold_ms(),
                 };
+                let begin = Instant::now();
                 let answer = self.run_once(&database, get_more).await?;
                 let cursor = answer.get_document("cursor").map_err(no_cursor)?;
-                found = replies.add(cursor, "nextBatch");
+                found = replies.add(cursor, "nextBatch", begin.elapsed());
             }
             Ok(found.unwrap_or(Following::Unknown))
         };

@@ -28,22 +28,18 @@ const BATCH_EVENTS: u32 = 1_000;
 
 impl Connected {
     /// Opens the stream of `plan` at a position or from now, without an option that the server refuses. The permit is
-    /// held until MongoDB has answered, also when this is dropped before.
+    /// held until MongoDB has answered, also when this is dropped before. What is asked beside the stream is asked on the
+    /// connections of `others`.
     pub(super) async fn open_cursor(
         &self,
         plan: &Plan,
         at: Option<&Position>,
         (batch_size, permit): (BatchSize, Option<Arc<Permit>>),
-        reply_timeout: &ReplyTimeout,
+        others: &Connected,
     ) -> Result<MongoCursor, SourceError> {
         let options = self.options.of(plan, self.can_split().await?);
         let error = match self
-            .try_open(
-                plan,
-                at,
-                (batch_size, options, permit.clone()),
-                reply_timeout,
-            )
+            .try_open(plan, at, (batch_size, options, permit.clone()), others)
             .await
         {
             Ok(opened) => return Ok(opened),
@@ -53,7 +49,7 @@ impl Connected {
             return Err(error);
         };
         let opened = self
-            .try_open(plan, at, (batch_size, fewer, permit), reply_timeout)
+            .try_open(plan, at, (batch_size, fewer, permit), others)
             .await?;
         self.options.refused_match_uuid();
         Ok(opened)
@@ -64,7 +60,7 @@ impl Connected {
         plan: &Plan,
         at: Option<&Position>,
         (batch_size, options, permit): (BatchSize, StreamOptions, Option<Arc<Permit>>),
-        reply_timeout: &ReplyTimeout,
+        others: &Connected,
     ) -> Result<MongoCursor, SourceError> {
         let pipeline = pipeline(plan, at, options)?;
         // A stream from now starts at some time between the request and the reply, so the operation time
@@ -83,7 +79,7 @@ impl Connected {
         let (database, collection) = stream_target(plan.scope());
         let database = self.client.database(database);
         let collection = collection.map(|name| database.collection::<RawDocumentBuf>(name));
-        let reply_timeout = reply_timeout.clone();
+        let reply_timeout = ReplyTimeout::new(others.clone());
         let events = match batch_size {
             BatchSize::Default => BATCH_EVENTS,
             BatchSize::One => 1,
@@ -126,7 +122,7 @@ impl Connected {
                 .with_contiguous_transactions(contiguous_transactions)
                 .with_genuine(plan.genuine())
                 .with_unfiltered(plan.leaves_no_event_out()),
-            Prover::new(self.clone(), plan),
+            Prover::new(others.clone(), plan),
             plan.has_client_stages(),
         ))
     }

@@ -4,6 +4,9 @@
 //! while MongoDB scans. Then the next event in a stream that leaves nothing out tells how far the position is,
 //! or that nothing follows it.
 
+use std::future::pending;
+
+use bytes::Bytes;
 use tokio::{
     task::JoinHandle,
     time::{Duration, Instant, timeout_at},
@@ -20,7 +23,7 @@ use super::{connected::Connected, no_events::Following};
 const PAUSE: Duration = Duration::from_millis(250);
 /// The time between two questions of a stream that has not caught up, if its server never waits for an event.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
-/// The time limit for an answer, during which the stream waits.
+/// The time limit for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The time between two questions of a stream for which nobody waits. Where tokens tell their times none is asked, and
 /// a mongod's move once in ten seconds on a quiet deployment (`periodicNoopIntervalSecs`).
@@ -28,6 +31,7 @@ const QUIET_PAUSE: Duration = Duration::from_secs(5);
 
 /// Asks for what the replies of one stream do not tell.
 pub(super) struct Prover {
+    /// On other connections than the stream's.
     source: Connected,
     plan: Plan,
     /// The time that a watch waits for.
@@ -42,10 +46,12 @@ struct Look {
     until: ClusterTime,
     answer: JoinHandle<Result<Following, SourceError>>,
     give_up_at: Instant,
+    /// The position after the last reply, while no event has come since the question.
+    position: Option<Position>,
 }
 
 impl Prover {
-    /// Returns one for `plan`'s stream.
+    /// Returns one for `plan`'s stream, which asks on the connections of `source`.
     pub(super) fn new(source: Connected, plan: &Plan) -> Self {
         Self {
             source,
@@ -62,21 +68,30 @@ impl Prover {
         self.awaited = time;
     }
 
-    /// Begins a question about the position of a reply, if it is needed and one is due.
-    pub(super) fn begin(&mut self, decoder: &ReplyDecoder, batch: &Batch) {
-        if let (Some(at), Some(now)) = (&batch.position, batch.operation_time)
+    /// Sees the batches of a reply. Begins a question about its position, if it is needed and one is due.
+    pub(super) fn observe(&mut self, decoder: &ReplyDecoder, batches: &[Batch]) {
+        let empty = match batches {
+            [batch] if batch.events.is_empty() => batch.position.as_ref(),
+            _ => None,
+        };
+        if let Some(look) = &mut self.look {
+            look.position = look.position.take().and(empty.map(Position::detached));
+            return;
+        }
+        if let ([batch], Some(at)) = (batches, empty)
+            && let Some(now) = batch.operation_time
             && decoder.is_untold()
             && self.asked.is_none_or(|asked| asked.elapsed() >= PAUSE)
             && self.is_needed(decoder, batch, now)
         {
-            let begin = Instant::now();
+            let (begin, at) = (Instant::now(), at.detached());
             let outline = self.plan.unfiltered().identity_only();
-            let look = self.source.begin_look(outline, at.detached(), now);
             self.asked = Some(begin);
             self.look = Some(Look {
                 until: now,
-                answer: look,
+                answer: self.source.begin_look(outline, at.clone(), now),
                 give_up_at: begin + PATIENCE,
+                position: Some(at),
             });
         }
     }
@@ -95,31 +110,62 @@ impl Prover {
         is_catching_up || is_awaited || is_behind
     }
 
-    /// Waits for the answer, if a question is being asked, and tells it to the decoder and to the batch. Cancel safe.
-    pub(super) async fn finish(&mut self, decoder: &mut ReplyDecoder, ready: &mut [Batch]) {
-        let Some(look) = &mut self.look else {
-            return;
-        };
-        let answer = timeout_at(look.give_up_at, &mut look.answer).await;
-        let until = look.until;
-        self.look = None;
-        let found = match answer {
-            Ok(Ok(Ok(found))) => found,
-            Ok(Ok(Err(error))) => {
-                tracing::debug!(code = error.code, %error, "could not look for the next event");
-                return;
-            }
-            Ok(Err(_)) | Err(_) => return,
-        };
-        let Some(reached) = found.reached(until) else {
-            return;
-        };
-        decoder.raise(reached);
-        if let Some(batch) = ready.last_mut() {
-            batch.caught_up |= decoder.has_caught_up();
-            if let Some(Position::HighWater { time, .. }) = &mut batch.position {
-                *time = reached.max(*time);
+    /// Returns a time that the stream's position has reached, when an answer tells one, with that position and the
+    /// time that was asked about. Waits forever while nothing is asked. Cancel safe.
+    pub(super) async fn answer(&mut self) -> Proved {
+        loop {
+            let Some(look) = &mut self.look else {
+                pending::<()>().await;
+                continue;
+            };
+            let answer = timeout_at(look.give_up_at, &mut look.answer).await;
+            let Some(look) = self.look.take() else {
+                continue;
+            };
+            match answer {
+                Ok(Ok(Ok(found))) => {
+                    if let Some(reached) = found.reached(look.until) {
+                        return Proved {
+                            reached,
+                            position: look.position,
+                            until: look.until,
+                        };
+                    }
+                }
+                Ok(Ok(Err(error))) => {
+                    tracing::debug!(code = error.code, %error, "could not look for the next event");
+                }
+                Ok(Err(_)) | Err(_) => {}
             }
         }
+    }
+}
+
+/// What an answer tells.
+pub(super) struct Proved {
+    /// No event lies between the position and this time, and none at it.
+    reached: ClusterTime,
+    position: Option<Position>,
+    until: ClusterTime,
+}
+
+impl Proved {
+    /// Tells it to the decoder. Returns a batch without an event that tells it to others, unless events have come since
+    /// the question: later batches tell more then.
+    pub(super) fn tell(self, decoder: &mut ReplyDecoder) -> Option<Batch> {
+        decoder.raise(self.reached);
+        let mut position = self.position?;
+        if let Position::HighWater { time, .. } = &mut position {
+            *time = self.reached.max(*time);
+        }
+        Some(Batch {
+            buffer: Bytes::new(),
+            events: Vec::new(),
+            position: Some(position),
+            operation_time: Some(self.until),
+            closed: false,
+            caught_up: decoder.has_caught_up(),
+            waited: false,
+        })
     }
 }

@@ -152,8 +152,15 @@ impl World<'_> {
 
     async fn insert(&mut self, collection: usize, id: i32, bytes: usize) {
         let document = doc! {"_id": id, "text": "x".repeat(bytes)};
-        let inserted = self.collection(collection).insert_one(document).await;
-        inserted.expect("an insert");
+        let documents = self.collection(collection);
+        let inserted = written("an insert", async || {
+            match documents.insert_one(&document).await {
+                // By the attempt before.
+                Err(error) if error.to_string().contains("E11000") => Ok(()),
+                inserted => inserted.map(drop),
+            }
+        });
+        inserted.await;
         self.note(collection, Insert, id);
     }
 
@@ -173,12 +180,17 @@ impl World<'_> {
         if !existing {
             self.insert(collection, id, 10).await;
         } else if delete {
-            documents.delete_one(this).await.expect("a deletion");
+            written("a deletion", async || {
+                documents.delete_one(this.clone()).await
+            })
+            .await;
             self.existing[collection][number] = false;
             self.note(collection, Delete, id);
         } else {
-            let change = doc! {"$inc": {"times": 1}};
-            documents.update_one(this, change).await.expect("an update");
+            // Of a new value, so that a second attempt changes nothing where the first one did.
+            let change = doc! {"$set": {"at": self.written.len() as i64}};
+            let update = async || documents.update_one(this.clone(), change.clone()).await;
+            written("an update", update).await;
             self.note(collection, Update, id);
         }
     }
@@ -191,6 +203,21 @@ impl World<'_> {
         let from = &self.written[client.from..];
         from.iter().filter(wants).copied().collect()
     }
+}
+
+/// Repeats a write that the database failed to make: SecantusDB 0.7.0b3 reports an internal error now and then when
+/// others write at the same time.
+async fn written<T>(what: &str, write: impl AsyncFn() -> mongodb::error::Result<T>) {
+    for _ in 0..3 {
+        match write().await {
+            Err(error) if error.to_string().contains("(InternalError)") => {}
+            written => {
+                written.map(drop).expect(what);
+                return;
+            }
+        }
+    }
+    panic!("{what}: an internal error of the database, three times");
 }
 
 impl Client {

@@ -220,7 +220,7 @@ impl CatchUp {
         let queue = Arc::clone(&self.queue);
         let mut plan = Arc::clone(&self.spec.plan);
         let mut segmenter = self.segmenter(&plan);
-        let mut quiet_replies = 0;
+        let (mut quiet_replies, mut has_searched) = (0, false);
         loop {
             self.catch_ups.memory.wait_available().await;
             stream.set_awaited_time(self.subscriber.first_time_past_end());
@@ -235,6 +235,9 @@ impl CatchUp {
             }
             self.start_upper_bound = self.start_upper_bound.or(batch.operation_time);
             let (quiet, waited) = (batch.events.is_empty(), batch.waited);
+            // In the midst of history one search is enough: it reads what the stream will read.
+            let may_join_at_barrier =
+                quiet && (batch.caught_up || !has_searched || plan.has_client_stages());
             if !quiet || self.delivered_by.is_none() {
                 self.delivered_by = batch.operation_time;
             }
@@ -257,7 +260,8 @@ impl CatchUp {
                     .await?;
             }
             let mut joined = self.join();
-            if joined.is_none() && quiet {
+            if joined.is_none() && may_join_at_barrier {
+                has_searched = true;
                 let at = stream.position().clone();
                 joined = if plan.has_client_stages() {
                     self.join_at_held_barrier(at).await

@@ -5,6 +5,7 @@ use std::hash::{Hash, Hasher};
 
 use bson::{Bson, Document};
 
+use super::number::Number;
 use super::value::{TypeClass, compare};
 use crate::raw::{self, Element, ElementType, Elements};
 
@@ -132,10 +133,19 @@ impl LiteralList {
 
     /// Returns whether a value equals one of the list.
     pub(super) fn contains(&self, value: &Element<'_>) -> bool {
-        let order = |start: usize| match at(&self.bytes, start) {
-            Some(literal) => compare(&literal, value),
-            // Not reached: an element starts at each place.
-            None => Ordering::Less,
+        // A number is read once, and those of the list without a walk over their type's size.
+        let number = Number::of(value);
+        let order = |start: usize| {
+            if let Some(number) = number
+                && let Some(literal) = number_at(&self.bytes, start)
+            {
+                return literal.compare(number);
+            }
+            match at(&self.bytes, start) {
+                Some(literal) => compare(&literal, value),
+                // Not reached: an element starts at each place.
+                None => Ordering::Less,
+            }
         };
         match &self.sorted {
             Starts::Short(starts) => starts.binary_search_by(|it| order(usize::from(*it))),
@@ -188,6 +198,17 @@ impl Hash for LiteralList {
 
 fn at(bytes: &[u8], start: usize) -> Option<Element<'_>> {
     Element::typed(bytes.get(start..)?)
+}
+
+/// Returns the number that starts there, unless it is a decimal or no number.
+fn number_at(bytes: &[u8], start: usize) -> Option<Number> {
+    let (&kind, value) = bytes.get(start..)?.split_first()?;
+    Some(match ElementType::from(kind)? {
+        ElementType::Int32 => Number::Integer(i32::from_le_bytes(*value.first_chunk()?).into()),
+        ElementType::Int64 => Number::Integer(i64::from_le_bytes(*value.first_chunk()?)),
+        ElementType::Double => Number::Double(f64::from_le_bytes(*value.first_chunk()?)),
+        _ => return None,
+    })
 }
 
 /// Decodes values, which were made from decoded ones.

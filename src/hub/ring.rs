@@ -253,6 +253,16 @@ impl Ring {
         lock(&self.state).cost
     }
 
+    /// Returns the segment whose first event has this sequence number. `None` if it was evicted.
+    pub(super) fn segment(&self, first: Seq) -> Option<Arc<Segment>> {
+        let state = lock(&self.state);
+        let item = state.item_at(first).filter(|item| item.first == first)?;
+        match &item.content {
+            Content::Events(segment) => Some(Arc::clone(segment)),
+            Content::Invalidated(_) => None,
+        }
+    }
+
     pub(super) fn position(&self) -> FeedPosition {
         lock(&self.state).position()
     }

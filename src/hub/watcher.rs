@@ -32,7 +32,7 @@ use crate::{
     source::{ClusterTime, Position},
     wire::{ResumeToken, TokenContext, TokenKeys},
 };
-use deciding::Deciding;
+use deciding::{Deciding, Evicted};
 use streams::{ResumeTarget, WatchStreams};
 
 pub(super) use start::WatchStarter;
@@ -45,7 +45,7 @@ pub struct Watcher {
     subscriber: Arc<Subscriber>,
     subscription: Subscription,
     state: WatcherState,
-    /// The events that were taken from the ring and not read yet, while it is decided which of them match.
+    /// The events that were read from the ring and not delivered yet, while it is decided which of them match.
     deciding: Deciding,
     /// The stage last reported to the client.
     last_stage: Option<Stage>,
@@ -162,21 +162,28 @@ impl Watcher {
 
     /// Has it decided which of these events match.
     fn decide(&mut self, events: UndecidedEvents) {
-        let (costly, caller) = (&self.catch_ups.costly, &self.watch.caller);
-        self.deciding.start(events, costly, caller);
+        // Always so: whoever leaves the ring stops deciding.
+        if let WatcherState::Live(reader) = &self.state {
+            let (costly, caller) = (&self.catch_ups.costly, &self.watch.caller);
+            self.deciding.start(events, reader.ring(), costly, caller);
+        }
     }
 
-    /// Returns those of the decided events that match, and has the rest decided.
-    fn take_decided(&mut self, decided: Decided) -> Option<EventSelection> {
-        if let Some(rest) = decided.rest {
+    /// Returns those of the decided events that match, and has the rest decided. If the ring has lost them meanwhile,
+    /// the watch falls behind.
+    fn take_decided(&mut self, decided: Result<Decided, Evicted>) -> Option<EventSelection> {
+        let taken = match (&mut self.state, decided) {
+            (WatcherState::Live(reader), Ok(decided)) => reader.take(decided),
+            _ => None,
+        };
+        let Some((selection, rest)) = taken else {
+            self.rewind();
+            return None;
+        };
+        if let Some(rest) = rest {
             self.decide(rest);
         }
-        let selection = decided.passed?;
-        match &mut self.state {
-            WatcherState::Live(reader) => reader.keep_new(selection),
-            // Not reached: whoever leaves the ring stops deciding.
-            _ => None,
-        }
+        selection
     }
 
     /// Adapts what was read to what the watch may see, and notes it. `None` if there is nothing to report.

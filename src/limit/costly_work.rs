@@ -8,8 +8,9 @@ use std::{
 };
 
 use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::{Limit, Turns};
+use super::{Limit, Turn, Turns};
 use crate::model::Caller;
 
 /// How much less than other threads these are preferred, in the kernel's unit: they get half of what another thread
@@ -18,7 +19,7 @@ const NICE: i32 = 3;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Runs costly work of callers. Its clones share the threads, which end with the last one.
+/// Runs costly work of callers, in a tokio runtime. Its clones share the threads, which end with the last one.
 #[derive(Debug, Clone)]
 pub struct CostlyWork {
     turns: Turns<Caller>,
@@ -64,17 +65,61 @@ impl CostlyWork {
         caller: &Caller,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> thread::Result<T> {
-        let turn = self.turns.acquire(caller).await;
         let (sender, receiver) = oneshot::channel();
-        let job = move || {
-            let result = catch_unwind(AssertUnwindSafe(work));
-            drop(turn);
-            // Fails if nobody waits for the result any more.
-            let _ = sender.send(result);
+        let jobs = self.jobs.clone();
+        let begin = move |turn: Turn<Caller>| {
+            let job = move || {
+                let result = catch_unwind(AssertUnwindSafe(work));
+                drop(turn);
+                // Fails if nobody waits for the result any more.
+                let _ = sender.send(result);
+            };
+            // The threads run for as long as there is a sender.
+            let _ = jobs.send(Box::new(job));
         };
-        // The threads run for as long as there is a sender.
-        let _ = self.jobs.send(Box::new(job));
+        // In a task of its own: otherwise a turn that comes while nobody polls this future, as its client does not
+        // read, would be lost to all who wait.
+        let _waiting = match self.turns.try_acquire(caller) {
+            Some(turn) => {
+                begin(turn);
+                None
+            }
+            None => {
+                let (turns, caller) = (self.turns.clone(), caller.clone());
+                let waiting = async move { begin(turns.acquire(&caller).await) };
+                Some(AbortOnDropHandle::new(tokio::spawn(waiting)))
+            }
+        };
         receiver.await.expect("a job sends its result")
+    }
+}
+
+#[cfg(test)]
+impl CostlyWork {
+    /// Keeps all threads busy until the senders are dropped. Then the tasks return `true`.
+    pub(crate) async fn occupy(
+        &self,
+        caller: &Caller,
+    ) -> (Vec<mpsc::Sender<()>>, Vec<tokio::task::JoinHandle<bool>>) {
+        let busy = (0..self.threads).map(|_| {
+            let (end, ended) = mpsc::channel::<()>();
+            let (costly, caller) = (self.clone(), caller.clone());
+            let run = tokio::spawn(async move {
+                let wait = move || ended.recv().is_err();
+                costly.run(&caller, wait).await.unwrap()
+            });
+            (end, run)
+        });
+        let busy = busy.unzip();
+        while self.turns.in_use() < self.threads {
+            tokio::task::yield_now().await;
+        }
+        busy
+    }
+
+    /// Returns how many wait for a turn.
+    pub(crate) fn waiting(&self) -> usize {
+        self.turns.waiting()
     }
 }
 
@@ -109,6 +154,8 @@ fn lower_priority() {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::{FutureExt as _, future::join_all};
 
     use super::*;
@@ -121,21 +168,7 @@ mod tests {
     async fn work_goes_round_by_caller_and_a_panic_reaches_whoever_waits() {
         let costly = CostlyWork::new();
         let order = Arc::new(Mutex::new(Vec::new()));
-        // Whatever the number of threads, all are busy until these are told to end.
-        let (ends, busy): (Vec<_>, Vec<_>) = (0..costly.threads)
-            .map(|_| {
-                let (end, ended) = mpsc::channel::<()>();
-                let costly = costly.clone();
-                let run = tokio::spawn(async move {
-                    let wait = move || ended.recv().is_err();
-                    costly.run(&caller("first"), wait).await.unwrap()
-                });
-                (end, run)
-            })
-            .unzip();
-        while costly.turns.in_use() < ends.len() {
-            tokio::task::yield_now().await;
-        }
+        let (ends, busy) = costly.occupy(&caller("first")).await;
         let work = |name: &'static str| {
             let (costly, order) = (costly.clone(), Arc::clone(&order));
             async move {
@@ -155,12 +188,8 @@ mod tests {
         drop(ends);
         assert!(join_all(busy).await.into_iter().all(|ended| ended.unwrap()));
         few.await;
-        let before = order
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|name| **name == "many")
-            .count();
+        let before = order.lock().unwrap().iter().position(|it| *it == "few");
+        let before = before.expect("it is done");
         assert!(before <= 2 * costly.threads + 1, "{before} came first");
         all.join_all().await;
         let caller = caller("a");
@@ -168,5 +197,43 @@ mod tests {
         assert!(failed.is_err());
         let next = costly.run(&caller, || 7).await;
         assert_eq!(next.unwrap(), 7, "the thread goes on");
+    }
+
+    /// As those of clients that do not read.
+    #[tokio::test]
+    async fn calls_that_nobody_polls_any_more_keep_no_turn_from_others() {
+        let costly = CostlyWork::new();
+        let (ends, busy) = costly.occupy(&caller("first")).await;
+        let (stalled, other) = (caller("stalled"), caller("other"));
+        let mut calls: Vec<_> = (0..=costly.threads)
+            .map(|_| Box::pin(costly.run(&stalled, || 7)))
+            .collect();
+        for call in &mut calls {
+            assert!(call.now_or_never().is_none());
+        }
+        while costly.waiting() < calls.len() {
+            tokio::task::yield_now().await;
+        }
+        drop(ends);
+        assert!(join_all(busy).await.into_iter().all(|ended| ended.unwrap()));
+        let done = tokio::time::timeout(Duration::from_secs(20), costly.run(&other, || 8));
+        assert_eq!(done.await.expect("it has a turn").unwrap(), 8);
+        for done in join_all(calls).await {
+            assert_eq!(done.unwrap(), 7);
+        }
+        while costly.turns.in_use() > 0 {
+            tokio::task::yield_now().await;
+        }
+        // Who goes away gives up its place.
+        let (_ends, _busy) = costly.occupy(&caller("first")).await;
+        let mut call = Box::pin(costly.run(&stalled, || 7));
+        assert!((&mut call).now_or_never().is_none());
+        while costly.waiting() < 1 {
+            tokio::task::yield_now().await;
+        }
+        drop(call);
+        while costly.waiting() > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 }

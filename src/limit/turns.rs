@@ -190,6 +190,12 @@ impl<K: Eq + Hash + Clone> Turns<K> {
         }
     }
 
+    /// Returns how many wait for a turn.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.waiting.load(Ordering::Relaxed)
+    }
+
     /// Returns the number of turns in use.
     #[cfg(test)]
     pub(crate) fn in_use(&self) -> usize {

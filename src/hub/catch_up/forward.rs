@@ -57,13 +57,17 @@ impl CatchUp {
         evaluator: &Arc<Evaluator>,
     ) -> Result<(), PermitWanted> {
         let events = (0..segment.events().len()).map(|index| (index as u32, None));
-        let mut rest = Some(UndecidedEvents::new(segment, 0, events, evaluator));
+        let mut rest = Some(UndecidedEvents::new(0, events, evaluator));
         while let Some(events) = rest.take() {
-            let costly = &self.catch_ups.costly;
-            let decided = costly.run(&self.spec.caller, move || events.decide()).await;
+            // Held as the whole reply is, by at most as many as have permits.
+            let held = Arc::clone(segment);
+            let (costly, caller) = (&self.catch_ups.costly, &self.spec.caller);
+            let decided = costly.run(caller, move || events.decide(&held)).await;
             let decided = decided.unwrap_or_else(|panic| resume_unwind(panic));
             rest = decided.rest;
-            self.push(decided.passed).await?;
+            let passed = (!decided.passed.is_empty()).then_some(decided.passed);
+            let selection = |passed| EventSelection::list(Arc::clone(segment), 0, passed);
+            self.push(passed.map(selection)).await?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::{
         segment::{EventSelection, Segment},
         subscriber::Subscriber,
         sync::lock,
-        undecided::UndecidedEvents,
+        undecided::{Decided, UndecidedEvents},
     },
     model::Stage,
     source::ClusterTime,
@@ -52,7 +52,7 @@ pub(in crate::hub) struct RingReader {
 pub(in crate::hub) enum RingRead {
     /// Events that match the watch.
     Events(EventSelection),
-    /// Events that may match the watch: what is decided of them is passed to [`RingReader::keep_new`].
+    /// Events that may match the watch: what is decided of them is passed to [`RingReader::take`].
     Undecided(UndecidedEvents),
     /// The feed has entered a stage, with the reason.
     Stage(Stage, &'static str),
@@ -140,7 +140,7 @@ impl RingReader {
                     };
                     if evaluator.may_take_long() {
                         let events = range.map(|index| (index as u32, None));
-                        let events = UndecidedEvents::new(&segment, first_seq, events, evaluator);
+                        let events = UndecidedEvents::new(first_seq, events, evaluator);
                         return RingRead::Undecided(events);
                     }
                     match EventSelection::matching(&segment, first_seq, range, evaluator) {
@@ -163,8 +163,31 @@ impl RingReader {
         RingRead::Yield
     }
 
+    /// Returns the decided events that match, if any, and those that are still to be decided. `None` if the ring has
+    /// evicted the events.
+    pub(in crate::hub) fn take(
+        &mut self,
+        decided: Decided,
+    ) -> Option<(Option<EventSelection>, Option<UndecidedEvents>)> {
+        let Decided {
+            first_seq,
+            passed,
+            rest,
+        } = decided;
+        if passed.is_empty() {
+            return Some((None, rest));
+        }
+        let segment = self.ring.segment(first_seq)?;
+        let selection = EventSelection::list(segment, first_seq, passed);
+        Some((self.keep_new(selection), rest))
+    }
+
+    pub(in crate::hub) fn ring(&self) -> &Arc<Ring> {
+        &self.ring
+    }
+
     /// Leaves out the events from before the watcher's own start. `None` if no other is left.
-    pub(in crate::hub) fn keep_new(&mut self, selection: EventSelection) -> Option<EventSelection> {
+    fn keep_new(&mut self, selection: EventSelection) -> Option<EventSelection> {
         let Some(not_before) = self.not_before else {
             return Some(selection);
         };
@@ -325,8 +348,7 @@ impl RingReader {
                 RingRead::Events(EventSelection::list(Arc::clone(segment), first_seq, known))
             }
             (None, Some(evaluator)) => {
-                let events =
-                    UndecidedEvents::new(segment, first_seq, events.into_iter(), evaluator);
+                let events = UndecidedEvents::new(first_seq, events.into_iter(), evaluator);
                 RingRead::Undecided(events)
             }
             (None, None) => RingRead::Ended(Error::Internal),

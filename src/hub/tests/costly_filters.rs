@@ -1,11 +1,15 @@
 //! Watches whose filters are decided away from their feed.
 
-use super::*;
+use super::{sharing::of, *};
 use crate::pb::{field_filter::Operator, filter};
 
 /// A watch of a shared stream with a pattern that is costly by its size. It holds for texts with a `z`.
 fn costly() -> Arc<Watch> {
-    let pattern = "[ab]*a[ab]{500}c|z".to_owned();
+    costly_of(request())
+}
+
+fn costly_of(request: pb::WatchRequest) -> Arc<Watch> {
+    let pattern = "[ab]*a[ab]{600}c|z".to_owned();
     let options = String::new();
     watch(pb::WatchRequest {
         filters: vec![pb::Filter {
@@ -15,7 +19,7 @@ fn costly() -> Arc<Watch> {
             })),
         }],
         feed_mode: pb::FeedMode::Shared.into(),
-        ..request()
+        ..request
     })
 }
 
@@ -111,4 +115,62 @@ async fn events_that_a_client_does_not_read_are_decided_again() {
     }
     let expected: Vec<_> = (10..60).map(|it| format!("e{it}")).collect();
     assert_eq!(seen, expected);
+}
+
+/// However many wait, and for however long. They get their events by a catch-up.
+#[tokio::test]
+async fn events_that_wait_for_a_turn_do_not_stay_in_memory() {
+    let collections = ["a", "b", "c", "d"];
+    let large = |name: &str, at| with_text(name, at, &"z".repeat(300 << 10));
+    let events = || batch(&[large("e1", 500), large("e2", 501)]);
+    let feeds = collections.map(|_| cursor(vec![quiet("t0", 1), events()]));
+    let source = ScriptedSource::new(feeds.into_iter().chain([cursor(vec![events()])]));
+    let settings = HubSettings {
+        max_feeds: 8,
+        ..settings()
+    };
+    let hub = hub_with(&source, settings);
+    let (ends, busy) = hub
+        .costly_work()
+        .occupy(&Caller::Principal("other".into()))
+        .await;
+    let watches = collections.map(|collection| costly_of(of(collection)));
+    let opening = watches.iter().cycle().take(3 * collections.len());
+    let opening = opening.map(|watch| Client::open(&hub, watch));
+    let mut clients = futures::future::join_all(opening).await;
+    while hub.costly_work().waiting() < clients.len() {
+        for client in &mut clients {
+            let read = poll_fn(|context| {
+                let read = client.watcher.poll_read(context, &client.token);
+                Poll::Ready(read)
+            });
+            let read = read.await;
+            let is_event = matches!(read, Poll::Ready(WatcherRead::Events(_)));
+            assert!(!is_event, "{:?}", source.requested_positions());
+        }
+        tokio::task::yield_now().await;
+    }
+    let used = || hub.scraped_gauges().memory_used_bytes;
+    assert!(used() > 2 << 20, "{} bytes", used());
+    for collection in collections {
+        for ring in hub.feeds.rings_of(&format!("shop.{collection}")) {
+            ring.shrink_to(0);
+        }
+    }
+    // What is left belongs to the filters.
+    assert!(used() < 300 << 10, "{} bytes are held", used());
+
+    drop(ends);
+    for run in busy {
+        assert!(run.await.unwrap());
+    }
+    let mut client = clients.swap_remove(0);
+    drop(clients);
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let next = client.see(1).await;
+        seen.extend(next.into_iter().filter(|it| matches!(it, Seen::Event(_))));
+    }
+    assert_eq!(seen, [event_named("e1"), event_named("e2")]);
+    assert_eq!(source.requested_positions().len(), collections.len() + 1);
 }

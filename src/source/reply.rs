@@ -178,10 +178,11 @@ impl ReplyDecoder {
             && self.proof.has_begun()
             && told.is_none()
             && in_force.is_none();
+        let passed = told.map(|time| self.proof.reached_by(parts.post_batch_token, time));
         self.reached = self
             .reached
             .max(events.last().map(|event| event.cluster_time))
-            .max(told)
+            .max(passed)
             .max(self.previous_operation_time.filter(|_| is_end));
         let closed = parts.cursor_id == Some(0);
         self.proof.add(&Told {

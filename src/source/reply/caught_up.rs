@@ -24,7 +24,7 @@ pub(super) struct CaughtUpProof {
     pub has_opaque_tokens: bool,
     /// `true` after the first reply.
     has_begun: bool,
-    /// The token, or the time, with which the stream was opened.
+    /// The token, or the time, with which the stream was opened; from now, those of the first reply.
     opened_with: (Option<Bytes>, Option<ClusterTime>),
     /// The token of the last reply, if that was empty.
     last: Option<Bytes>,
@@ -65,8 +65,29 @@ impl CaughtUpProof {
         }
     }
 
+    /// Returns the time that the events before a token of this time have reached. Each event of that time lies before
+    /// the token or in its reply, except that nothing was read yet where the stream was opened: MongoDB opens a stream
+    /// from now at the first time after its last entry, which may be that of the next event.
+    pub(super) fn reached_by(&self, token: Option<&[u8]>, time: ClusterTime) -> ClusterTime {
+        if self.has_moved(token, Some(time)) {
+            time
+        } else {
+            time.predecessor()
+        }
+    }
+
+    fn has_moved(&self, token: Option<&[u8]>, time: Option<ClusterTime>) -> bool {
+        let (opened_with, opened_at) = &self.opened_with;
+        (self.has_begun || opened_with.is_some() || opened_at.is_some())
+            && token != opened_with.as_deref()
+            && time > *opened_at
+    }
+
     /// Adds the next reply.
     pub(super) fn add(&mut self, reply: &Told<'_>) {
+        if reply.from_now && !self.has_begun {
+            self.opened_with = (reply.token.map(Bytes::copy_from_slice), reply.time);
+        }
         self.target = self.target.or(reply.operation_time);
         let repeats =
             reply.is_empty && reply.token.is_some() && reply.token == self.last.as_deref();
@@ -94,8 +115,7 @@ impl CaughtUpProof {
             // Without any time of MongoDB's nothing better is known.
             return reply.waited && self.has_begun;
         };
-        let (opened_with, opened_at) = &self.opened_with;
-        let has_moved = reply.token != opened_with.as_deref() && reply.time > *opened_at;
+        let has_moved = self.has_moved(reply.token, reply.time);
         reply.last_event.max(reply.time) > Some(target)
             || reply.is_empty && reply.time == Some(target) && has_moved
     }

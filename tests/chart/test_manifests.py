@@ -370,6 +370,15 @@ def test_the_network_policy_admits_only_whom_it_names():
     assert len(nobody.one("NetworkPolicy")["spec"]["ingress"]) == 1
 
 
+def test_open_metrics_are_meant_only_where_a_network_policy_guards_the_port():
+    for guarded, token, meant in [(True, "", True), (True, "t", False), (False, "t", False), (False, "", False)]:
+        policy = {"enabled": guarded, "grpcFrom": [{"podSelector": {}}]}
+        made = Release({**values("insecure"), "networkPolicy": policy, "admin": {"tokenSecret": token}})
+        assert ("WEIR_ALLOW_OPEN_METRICS" in made.env) == meant, (guarded, token)
+    istio = Release({**values("mesh"), "networkPolicy": {"enabled": True, "grpcFrom": [{"podSelector": {}}]}})
+    assert "WEIR_ALLOW_OPEN_METRICS" not in istio.env
+
+
 def test_sidecars_reach_each_other_and_their_control_plane():
     policy = release("linkerd").one("NetworkPolicy")["spec"]
     assert [it["port"] for it in policy["ingress"][0]["ports"]] == ["grpc", 4143]

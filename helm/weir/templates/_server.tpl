@@ -134,8 +134,9 @@ would be formatted as 1e+06. */}}
 - name: WEIR_ALLOW_INSECURE
   value: "true"
 {{- end }}
-{{- if not .Values.admin.tokenSecret }}
-# Kubelets need the port, and networkPolicy.adminFrom says who else reaches it.
+{{- $istio := and .Values.mesh.enabled (eq .Values.mesh.kind "istio") }}
+{{- if and .Values.networkPolicy.enabled (not $istio) (not .Values.admin.tokenSecret) }}
+# Because networkPolicy.adminFrom says who reaches the port, besides kubelets. Istio's port 15008 may go past that.
 - name: WEIR_ALLOW_OPEN_METRICS
   value: "true"
 {{- end }}

@@ -4,10 +4,11 @@
 //! holds a thread that can't be stopped, so each file has at most one read in progress.
 
 use std::{
-    fs::{File, FileType},
+    ffi::OsString,
+    fs::{File, FileType, Metadata},
     io::{self, Read as _},
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -72,7 +73,8 @@ impl BoundedFile {
     }
 
     /// Returns the first path through which others than its owner can change the contents: the file itself, or a
-    /// folder in which they can replace it. On a file system that is mounted read-only nobody can.
+    /// folder on the way to it, also through symbolic links, in which they can replace what leads on. In a folder with
+    /// the sticky bit, and on a file system that is mounted read-only, nobody can.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -119,34 +121,79 @@ impl BoundedFile {
 /// A path that others can write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExposedPath {
-    /// The file, or a folder that it is in.
+    /// The file, or a folder on the way to it.
     pub path: PathBuf,
     /// `true` if everybody can write it, not only its group.
     pub to_everybody: bool,
 }
 
+/// The most symbolic links that a path may lead through, as Linux has it.
+const MAX_LINKS: u32 = 40;
+
+/// Walks to a file from the root on, through every folder that the path and its symbolic links name.
 fn find_exposed(path: &Path) -> io::Result<Option<ExposedPath>> {
+    let path = std::path::absolute(path)?;
+    let mut at = PathBuf::from("/");
+    if let Some(exposed) = exposed(&at, &at.metadata()?)? {
+        return Ok(Some(exposed));
+    }
+    let mut links = 0;
+    // The next component is the last one.
+    let mut rest = components(&path);
+    while let Some(component) = rest.pop() {
+        if component == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&component);
+        let metadata = next.symlink_metadata()?;
+        if metadata.is_symlink() {
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(io::Error::other("has too many symbolic links"));
+            }
+            let target = next.read_link()?;
+            if target.is_absolute() {
+                at = PathBuf::from("/");
+            }
+            rest.extend(components(&target));
+            continue;
+        }
+        at = next;
+        if let Some(exposed) = exposed(&at, &metadata)? {
+            return Ok(Some(exposed));
+        }
+    }
+    Ok(None)
+}
+
+/// Returns the components of a path, the last one first, without those that lead nowhere.
+fn components(path: &Path) -> Vec<OsString> {
+    let names = path.components().filter_map(|it| match it {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    });
+    let mut names: Vec<_> = names.collect();
+    names.reverse();
+    names
+}
+
+/// Returns a file or a folder, if others than its owner can write it, or replace what is in it.
+fn exposed(path: &Path, metadata: &Metadata) -> io::Result<Option<ExposedPath>> {
     /// Permission bits: write for the group, write for everybody, and only one's own files in a folder.
     const GROUP: u32 = 0o020;
     const EVERYBODY: u32 = 0o002;
     const STICKY: u32 = 0o1000;
-    let target = path.canonicalize()?;
-    let folder = |path: &Path| match path.parent() {
-        Some(parent) if parent != Path::new("") => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    // A link can be replaced too.
-    for path in [folder(path), folder(&target), target] {
-        let metadata = path.metadata()?;
-        let mode = metadata.mode();
-        let keeps_own = metadata.is_dir() && mode & STICKY != 0;
-        if mode & (GROUP | EVERYBODY) == 0 || keeps_own || is_read_only(&path)? {
-            continue;
-        }
-        let to_everybody = mode & EVERYBODY != 0;
-        return Ok(Some(ExposedPath { path, to_everybody }));
+    let mode = metadata.mode();
+    let keeps_own = metadata.is_dir() && mode & STICKY != 0;
+    if mode & (GROUP | EVERYBODY) == 0 || keeps_own || is_read_only(path)? {
+        return Ok(None);
     }
-    Ok(None)
+    Ok(Some(ExposedPath {
+        path: path.to_owned(),
+        to_everybody: mode & EVERYBODY != 0,
+    }))
 }
 
 fn is_read_only(path: &Path) -> io::Result<bool> {
@@ -213,6 +260,48 @@ mod tests {
         while file.bounded(|_| Ok(())).await.is_err() {
             tokio::task::yield_now().await;
         }
+    }
+
+    fn allow(path: &Path, mode: u32) {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// A folder as Kubernetes mounts a Secret: `key` leads to `..data/key`, and `..data` to a folder.
+    #[test]
+    fn every_folder_on_the_way_through_links_is_examined() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let (above, mount) = (root.join("above"), root.join("above/mount"));
+        let (data, elsewhere) = (mount.join("..2026"), root.join("elsewhere"));
+        for path in [&above, &mount, &data, &elsewhere] {
+            std::fs::create_dir(path).unwrap();
+            allow(path, 0o755);
+        }
+        std::fs::write(data.join("key"), "").unwrap();
+        allow(&data.join("key"), 0o644);
+        symlink("..2026", mount.join("..data")).unwrap();
+        symlink("..data/key", mount.join("key")).unwrap();
+        symlink(mount.join("key"), elsewhere.join("link")).unwrap();
+        symlink("../elsewhere/./link", above.join("link")).unwrap();
+        let path = above.join("link");
+        assert_eq!(find_exposed(&path).unwrap(), None);
+        for on_the_way in [&above, &elsewhere, &mount, &data, &data.join("key")] {
+            let before = std::fs::metadata(on_the_way).unwrap().mode();
+            for (mode, to_everybody) in [(before | 0o020, false), (before | 0o002, true)] {
+                allow(on_the_way, mode);
+                let path = on_the_way.clone();
+                let exposed = ExposedPath { path, to_everybody };
+                assert_eq!(find_exposed(&above.join("link")).unwrap(), Some(exposed));
+            }
+            allow(on_the_way, before);
+        }
+        allow(&mount, 0o1777);
+        assert_eq!(find_exposed(&path).unwrap(), None, "the sticky bit");
+        symlink("loop", above.join("loop")).unwrap();
+        assert!(find_exposed(&above.join("loop")).is_err());
+        assert!(find_exposed(&above.join("absent")).is_err());
     }
 
     #[tokio::test]

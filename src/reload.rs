@@ -101,6 +101,7 @@ impl ReloadedFiles {
                 Err(problem) => {
                     tracing::error!(
                         what = self.what,
+                        files = self.paths(),
                         problem,
                         "a file can't be read or used; the previous content stays in force"
                     );
@@ -113,6 +114,14 @@ impl ReloadedFiles {
                 self.applied = contents;
             }
         }
+    }
+}
+
+impl ReloadedFiles {
+    /// Returns the paths of the files, for the log.
+    fn paths(&self) -> String {
+        let paths = self.files.iter().map(|it| it.path().display().to_string());
+        paths.collect::<Vec<_>>().join(", ")
     }
 }
 

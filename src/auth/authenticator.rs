@@ -240,8 +240,11 @@ async fn load_jwt_verifier(
             let keys = KeySet::parse(&contents[0]);
             let keys = keys.map_err(|why| failed(format!("{name}: {why}")))?;
             if keys.is_empty() {
-                let skipped = keys.skipped().join("; ");
-                let why = format!("{name} has no key that can verify signatures: {skipped}");
+                let why = match keys.skipped() {
+                    [] => "its list of keys is empty".to_owned(),
+                    skipped => skipped.join("; "),
+                };
+                let why = format!("{name} has no key that can verify signatures: {why}");
                 return Err(failed(why));
             }
             log_skipped_keys(&keys);

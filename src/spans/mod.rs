@@ -37,6 +37,17 @@ impl Spans {
         })
     }
 
+    /// Checks settings as [`new`](Self::new) does, and starts nothing. Must be called within an async runtime.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub fn check(settings: Option<&SpanSettings>) -> Result<(), String> {
+        #[cfg(feature = "otlp")]
+        return settings.map(otlp::exporter).transpose().map(drop);
+        #[cfg(not(feature = "otlp"))]
+        Self::new(settings).map(drop)
+    }
+
     /// Creates no spans.
     ///
     /// # Errors

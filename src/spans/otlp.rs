@@ -55,13 +55,8 @@ pub(super) struct SpanPipeline {
 
 impl SpanPipeline {
     pub(super) fn new(settings: &SpanSettings) -> Result<Self, String> {
-        let exporter = OtlpExporter::builder()
-            .with_tonic()
-            .with_endpoint(&settings.endpoint)
-            .with_timeout(EXPORT_TIMEOUT)
-            .build();
         let exporter = LossReportingExporter {
-            exporter: exporter.map_err(|error| error.to_string())?,
+            exporter: exporter(settings)?,
             losses: Mutex::default(),
         };
         let batches = BatchConfigBuilder::default()
@@ -138,6 +133,19 @@ impl SpanPipeline {
             tracing::warn!("the last spans could not be sent; they are lost");
         }
     }
+}
+
+/// Returns an exporter, which connects with its first export.
+///
+/// # Errors
+/// A message, if the endpoint can't be used.
+pub(super) fn exporter(settings: &SpanSettings) -> Result<OtlpExporter, String> {
+    let exporter = OtlpExporter::builder()
+        .with_tonic()
+        .with_endpoint(&settings.endpoint)
+        .with_timeout(EXPORT_TIMEOUT)
+        .build();
+    exporter.map_err(|error| error.to_string())
 }
 
 /// The spans of a traced watch.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::support::orders::{ORDERS, insert};
+use crate::support::weir as weir_command;
 use crate::support::{Database, ServeProcess, WAIT_LIMIT, WatchStream, Weir, eventually, within};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
@@ -174,6 +175,28 @@ async fn a_refused_watch_is_a_span_and_an_unsampled_one_is_not() {
     // A client's mistake is not an error of the server.
     let status = spans[0].1.status.clone().unwrap_or_default();
     assert_ne!(status.code, StatusCode::Error as i32);
+}
+
+#[tokio::test]
+async fn checking_the_settings_exports_nothing_and_calls_nobody() {
+    let collector = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = collector.local_addr().expect("it is bound");
+    let endpoint = format!("http://{address}");
+    let uri = "mongodb://127.0.0.1:1/?directConnection=true";
+    let arguments = ["serve", "--check-config", "--mongodb-uri", uri];
+    let given = [&arguments[..], &["--otlp-endpoint", &endpoint]].concat();
+    let mut process = weir_command(&[], &given);
+    let status = process.wait_for_exit(WAIT_LIMIT).await;
+    assert!(status.success(), "{process}");
+    assert_eq!(process.stderr(), "", "nothing is lost, as nothing is sent");
+    // What had connected before the process ended would be accepted at once.
+    let accepted = futures::FutureExt::now_or_never(collector.accept());
+    assert!(accepted.is_none(), "{accepted:?}");
+    let unusable = [&arguments[..], &["--otlp-endpoint", "http://a b"]].concat();
+    let mut process = weir_command(&[], &unusable);
+    let status = process.wait_for_exit(WAIT_LIMIT).await;
+    assert_eq!(status.code(), Some(64), "{process}");
+    assert!(process.stderr().contains("--otlp-endpoint"), "{process}");
 }
 
 #[tokio::test]

@@ -232,6 +232,18 @@ async fn a_pipe_in_place_of_a_file_is_reported_and_the_other_files_are_reloaded(
         line.contains("is a pipe") && line.contains("policy"),
         "{line}"
     );
+    // Where the problem says nothing of the file, another field names it.
+    server.put("policy", |path| {
+        fs::write(path, "rules: []").expect("a policy");
+    });
+    eventually("it is reported", async || {
+        let log = server.weir.process.stderr();
+        let path = server.path("policy");
+        let files = format!("\"files\":\"{}\"", path.display());
+        log.lines()
+            .any(|line| line.contains("missing field `version`") && line.contains(&files))
+    })
+    .await;
     // The same contents, then others.
     server.put("policy", |path| fs::write(path, POLICY).expect("a policy"));
     server

@@ -20,7 +20,7 @@ use tower::Layer;
 
 use crate::{
     admin::{Admin, AdminAuth, AdminPeer, LogLevel, Readiness},
-    config::{ConfigError, ServeConfig},
+    config::{ConfigError, ServeConfig, Warning},
     hub::{Hub, HubSettings},
     listen::{self, ConnectionDeadline, Handshakes, Http2Settings, Listener},
     metrics::Metrics,
@@ -100,7 +100,9 @@ impl App {
             let max = u32::try_from(max).unwrap_or(u32::MAX);
             metrics.limits.of(limit).set(max);
         }
-        let Checked { loaded, spans } = check(&config, Arc::clone(&metrics)).await?;
+        let loaded = check(&config, Arc::clone(&metrics)).await?;
+        let spans = config.spans.settings();
+        let spans = Spans::new(spans.as_ref()).map_err(unusable_collector)?;
         let source = connect(&config).await?;
         let (grpc_listener, grpc_addr) = bind("listen", config.listen).await?;
         let (admin_listener, admin_addr) = bind("admin-listen", config.admin_listen).await?;
@@ -311,7 +313,11 @@ impl Parts {
 
     fn spawn_policy_reload(&self, policy: Policy, files: ReloadedFiles) {
         let (interval, metrics) = (self.config.reload_interval, Arc::clone(&self.metrics));
-        self.spawn(async move { policy.follow(files, interval, &metrics).await });
+        let warn = |policy: &Policy| {
+            let warning = Warning::of_rules_without_effect(&policy.rules_without_effect());
+            warning.iter().for_each(Warning::log);
+        };
+        self.spawn(async move { policy.follow(files, interval, &metrics, warn).await });
     }
 }
 
@@ -322,21 +328,15 @@ impl Parts {
 /// # Errors
 /// The same as the start, if a setting or the content of its file can't be used.
 pub async fn check_config(config: &ServeConfig) -> Result<Access, StartError> {
-    let Checked { loaded, spans } = check(config, Arc::default()).await?;
-    spans.close(Duration::ZERO).await;
+    let loaded = check(config, Arc::default()).await?;
     Ok(Access {
         authenticator: loaded.authenticator,
         policy: loaded.policy,
     })
 }
 
-/// What the checks made of the settings.
-struct Checked {
-    loaded: LoadedFiles,
-    spans: Spans,
-}
-
-async fn check(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<Checked, StartError> {
+/// Checks the settings and reads their files. Opens no connection.
+async fn check(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<LoadedFiles, StartError> {
     config.validate()?;
     let uri_files = check_uri(&config.mongodb_uri)
         .await
@@ -344,11 +344,15 @@ async fn check(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<Checked, S
     tls::install_provider();
     let loaded = LoadedFiles::read(config, metrics).await?;
     warnings::log_warnings(config, &loaded, uri_files).await;
-    let spans = Spans::new(config.spans.settings().as_ref()).map_err(|problem| ConfigError {
+    Spans::check(config.spans.settings().as_ref()).map_err(unusable_collector)?;
+    Ok(loaded)
+}
+
+fn unusable_collector(problem: String) -> ConfigError {
+    ConfigError {
         flag: "otlp-endpoint",
         problem,
-    })?;
-    Ok(Checked { loaded, spans })
+    }
 }
 
 async fn connect(config: &ServeConfig) -> Result<MongoSource, StartError> {

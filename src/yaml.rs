@@ -11,7 +11,7 @@ use serde::{
     de::{DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Value};
-use serde_saphyr::{Location, Spanned, options::MergeKeyPolicy};
+use serde_saphyr::{Location, Spanned, budget::BudgetBreach, options::MergeKeyPolicy};
 
 /// The maximum nesting depth of a file.
 const MAX_DEPTH: usize = 32;
@@ -65,6 +65,27 @@ fn described(error: &serde_saphyr::Error) -> String {
             "{}merge keys (<<) are not read: write the keys out",
             position(location)
         ),
+        serde_saphyr::Error::DuplicateMappingKey { key, location } => {
+            let key = key.as_deref().map(|key| format!(" {key:?}"));
+            let key = key.unwrap_or_default();
+            let at = position(location);
+            format!("{at}duplicate key{key}: write each key once")
+        }
+        serde_saphyr::Error::NullIntoString { location } => {
+            format!("{}is null where a text is expected", position(location))
+        }
+        serde_saphyr::Error::Budget { breach, location } => {
+            let at = position(location);
+            match breach {
+                BudgetBreach::Anchors { .. } | BudgetBreach::Aliases { .. } => {
+                    format!("{at}anchors and aliases are not read: write the values out")
+                }
+                BudgetBreach::Documents { .. } => {
+                    format!("{at}a second document is not read: write one only")
+                }
+                _ => error.to_string(),
+            }
+        }
         error => error.to_string(),
     }
 }

@@ -30,6 +30,7 @@ pub(super) async fn log_warnings(
     let facts = FileFacts {
         keys_expire: loaded.authenticator.has_expiring_keys(),
         weak_token_keys: keys.map(|it| it.keys.weak_lines()).unwrap_or_default(),
+        rules_without_effect: loaded.policy.rules_without_effect(),
         exposed,
     };
     for warning in config.warnings(&facts) {

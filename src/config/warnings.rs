@@ -26,6 +26,8 @@ pub struct FileFacts {
     pub keys_expire: bool,
     /// The lines of `--token-key-file` whose keys are not random.
     pub weak_token_keys: Vec<usize>,
+    /// A description of each rule of the policy that never decides.
+    pub rules_without_effect: Vec<String>,
     /// The flags of files that others can change, with the way.
     pub exposed: Vec<(&'static str, ExposedPath)>,
 }
@@ -42,6 +44,21 @@ impl Warning {
             ),
             remedy: "add a key of `openssl rand -base64 32` and remove this one, in the order of docs/upgrade.md"
                 .to_owned(),
+        })
+    }
+
+    /// Returns the warning of rules in `--policy-file` that have no effect, each described, unless there are none.
+    #[must_use]
+    pub fn of_rules_without_effect(rules: &[String]) -> Option<Self> {
+        let (first, others) = rules.split_first()?;
+        let others = match others.len() {
+            0 => String::new(),
+            count => format!("; so do {count} more rules"),
+        };
+        Some(Self {
+            flag: "policy-file",
+            problem: format!("{first}{others}: what such a rule hides is shown"),
+            remedy: "move the narrower rule before the wider one, or remove it".to_owned(),
         })
     }
 
@@ -83,6 +100,7 @@ impl ServeConfig {
             self.open_metrics(),
             self.slow_reload(facts),
             Warning::of_weak_token_keys(&facts.weak_token_keys),
+            Warning::of_rules_without_effect(&facts.rules_without_effect),
             self.password_of_collector(),
         ];
         let of_files = facts
@@ -130,8 +148,10 @@ impl ServeConfig {
     }
 
     fn slow_reload(&self, facts: &FileFacts) -> Option<Warning> {
-        let expire =
-            facts.keys_expire || self.auth.accepts_jwts() || self.tls.tls_client_ca_file.is_some();
+        // A key set at a URL has an interval of its own.
+        let expire = facts.keys_expire
+            || self.auth.jwks_file.is_some()
+            || self.tls.tls_client_ca_file.is_some();
         let is_slow = self.reload_interval > LONGEST_RELOAD_INTERVAL && expire;
         is_slow.then(|| Warning {
             flag: "reload-interval",

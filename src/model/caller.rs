@@ -5,6 +5,11 @@ use std::{
     sync::Arc,
 };
 
+use super::escape_controls;
+
+/// The length at which names are truncated in logs, in bytes.
+const MAX_LOGGED_BYTES: usize = 128;
+
 /// The caller of a watch: what is scarce goes round by callers. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Caller {
@@ -28,6 +33,23 @@ impl Caller {
             v4 => v4,
         }))
     }
+
+    /// Returns the name of the principal for logs, truncated and without control characters, and the address, if that
+    /// is what tells the caller from others.
+    #[must_use]
+    pub fn for_logs(&self) -> (String, Option<String>) {
+        match self {
+            Self::Principal(name) => {
+                let end = name.floor_char_boundary(MAX_LOGGED_BYTES);
+                let dots = if end < name.len() { "..." } else { "" };
+                (format!("{}{dots}", escape_controls(&name[..end])), None)
+            }
+            Self::Address(address) => {
+                let address = address.map(|it| it.to_string());
+                ("anonymous".to_owned(), address)
+            }
+        }
+    }
 }
 
 impl Default for Caller {
@@ -48,5 +70,21 @@ mod tests {
         assert_eq!(at("::ffff:192.0.2.1"), at("192.0.2.1"));
         assert_ne!(at("192.0.2.1"), at("192.0.2.2"));
         assert_eq!(Caller::at(None), Caller::default());
+    }
+
+    #[test]
+    fn logs_name_a_caller_by_a_short_name_or_its_address() {
+        let named = |name: &str| Caller::Principal(name.into()).for_logs();
+        assert_eq!(named("key:a\nb"), (r"key:a\nb".to_owned(), None));
+        let (long, _) = named(&"ü".repeat(200));
+        assert!(
+            long.len() <= MAX_LOGGED_BYTES + 3 && long.ends_with("ü..."),
+            "{long}"
+        );
+        let address = Caller::at(Some([192, 0, 2, 1].into())).for_logs();
+        assert_eq!(
+            address,
+            ("anonymous".to_owned(), Some("192.0.2.1".to_owned()))
+        );
     }
 }

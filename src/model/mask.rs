@@ -11,7 +11,7 @@ use std::{
 /// An included path keeps the documents and arrays above it, and leaves out all else in them, as an inclusion
 /// projection of MongoDB does; `_id` is always included. What is included is what a client asked for; what is
 /// hidden is what it may not see. So for hidden paths a field is hidden in doubt: a dot in a field's name
-/// counts as a separator, and a number in it as an array index. For included paths a name is only a name, and a
+/// counts as a separator, and a number as an array index, unless a hidden path begins with it. For included paths a name is only a name, and a
 /// number one as well; only a path of an update may have either, and is shown if one of its readings is.
 ///
 /// Clones share their paths, and masks that do are equal without a comparison of them.
@@ -101,17 +101,18 @@ impl FieldMask {
             .sum()
     }
 
-    /// Creates a mask that hides the fields at these paths; without paths it shows everything.
+    /// Creates a mask that hides the fields at these paths; without paths it shows everything. A number at the beginning
+    /// of a path is the name of a field.
     ///
     /// # Errors
-    /// A description of a path that is empty, or has a component that is empty or a number, which might be
-    /// an array index.
+    /// A description of a path that is empty, or has a component that is empty, or a number behind another
+    /// component, which might be an array index.
     pub fn hiding(paths: impl IntoIterator<Item = String>) -> Result<Self, String> {
         let mut paths = PathSet::checked(paths)?;
-        let number = |path: &&String| path.split('.').any(is_number);
+        let number = |path: &&String| path.split('.').skip(1).any(is_number);
         if let Some(path) = paths.iter().find(number) {
             return Err(format!(
-                "{path:?} has a number as a component, which may be an array index; hide the field above it"
+                "{path:?} has a number behind another component, which may be an array index; hide the field above it"
             ));
         }
         // The paths below a path follow directly after it.
@@ -166,14 +167,9 @@ impl FieldMask {
     /// could reveal hidden values.
     #[must_use]
     pub fn hides_part_of(&self, path: &str) -> bool {
-        // Array indexes are skipped, because hidden paths apply inside of arrays.
-        let named: Vec<&str> = path.split('.').filter(|part| !is_number(part)).collect();
-        self.hidden_paths().iter().any(|hidden| {
-            let mut hidden = hidden.split('.');
-            named
-                .iter()
-                .all(|part| hidden.next().is_none_or(|it| it == *part))
-        })
+        let names = path.split('.').map(str::as_bytes);
+        let hidden = self.hidden.as_ref();
+        hidden.is_some_and(|it| PathNode::root(&it.paths).descend(names).is_some())
     }
 
     /// Returns the hidden paths, sorted, none below another.
@@ -272,14 +268,15 @@ impl<'m> PathNode<'m> {
     }
 
     /// Returns the node at which names lead to the end of a path, or else the last one; `None` if no path
-    /// continues with them. Numbers count as array indexes.
-    fn descend<'n>(self, names: impl Iterator<Item = &'n [u8]>) -> Option<Self> {
-        let mut names = names.filter(|name| !is_number(name));
+    /// continues with them. Numbers count as array indexes, which hidden paths do not have: a number that a path
+    /// begins with is the name of a field.
+    fn descend<'n>(self, mut names: impl Iterator<Item = &'n [u8]>) -> Option<Self> {
         names.try_fold(self, |node, name| {
             if node.is_end() {
                 return Some(node);
             }
-            node.child(name)
+            let below = node.child(name);
+            below.or_else(|| is_number(name).then_some(node))
         })
     }
 

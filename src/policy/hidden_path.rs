@@ -211,14 +211,14 @@ fn problem(names: &[Name]) -> Option<Problem> {
         escape: None,
     };
     let empty = || names.iter().any(|it| it.0.is_empty());
-    let number = || names.iter().any(Name::is_number);
+    // A document is no array, so a number at the top is the name of a field.
+    let number = || names.iter().skip(1).any(Name::is_number);
     of_names
         .or_else(|| {
             empty().then(|| plain("has an empty component, and a single dot separates names"))
         })
         .or_else(|| {
-            number()
-                .then(|| plain("has a number as a component, which may be an index of an array"))
+            number().then(|| plain("has a number behind a dot, which may be an index of an array"))
         })
 }
 
@@ -280,7 +280,7 @@ fn meant_path(part: &str) -> Option<String> {
         let leading = |it: &&(char, bool)| surrounds(it) || (!reference && **it == ('$', false));
         let start = name.0.iter().take_while(leading).count();
         name.0.drain(..start);
-        if !name.0.is_empty() && !name.is_number() {
+        if !name.0.is_empty() && (index == 0 || !name.is_number()) {
             meant.push(name.written());
         }
     }

@@ -15,9 +15,15 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
+use tracing::Level;
 
 use crate::{
-    auth::Principal, error::Error, metrics::Metrics, pipeline::View, reload::ReloadedFiles,
+    auth::Principal,
+    error::{Error, code_name},
+    limit::{LineKind, RepeatedLines},
+    metrics::Metrics,
+    pipeline::View,
+    reload::ReloadedFiles,
 };
 
 use rule::Rule;
@@ -40,6 +46,7 @@ struct Inner {
     /// `true` if resume tokens are encrypted.
     tokens_encrypted: bool,
     changes: watch::Sender<u64>,
+    denials: RepeatedLines,
 }
 
 impl Policy {
@@ -54,6 +61,7 @@ impl Policy {
             rules: ArcSwapOption::from_pointee(rules),
             tokens_encrypted,
             changes: watch::Sender::new(0),
+            denials: RepeatedLines::default(),
         }))
     }
 
@@ -71,11 +79,18 @@ impl Policy {
         Ok((Self::with_rules(Some(rules), tokens_encrypted), files))
     }
 
-    /// Reloads the file whenever it changes. An invalid file leaves the previous policy in force. Never
-    /// returns.
-    pub async fn follow(self, files: ReloadedFiles, interval: Duration, metrics: &Metrics) {
+    /// Reloads the file whenever it changes, and tells `changed` of each policy that comes into force. An invalid
+    /// file leaves the previous policy in force. Never returns.
+    pub async fn follow(
+        self,
+        files: ReloadedFiles,
+        interval: Duration,
+        metrics: &Metrics,
+        changed: impl Fn(&Self),
+    ) {
         let apply = |contents: &[Vec<u8>]| {
             self.replace(file::read(&contents[0], self.0.tokens_encrypted)?);
+            changed(&self);
             Ok(())
         };
         files.follow(interval, metrics, apply).await;
@@ -85,6 +100,23 @@ impl Policy {
         self.0.rules.store(Some(Arc::new(rules)));
         // After the rules are stored, so that whoever is notified sees the new ones.
         self.0.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Describes each rule that never decides, because an earlier one decides wherever it could: what it hides is
+    /// shown.
+    #[must_use]
+    pub fn rules_without_effect(&self) -> Vec<String> {
+        let rules = self.0.rules.load();
+        let rules = rules.as_ref().map_or(&[][..], |it| it);
+        let found = rules.iter().enumerate().filter_map(|(index, rule)| {
+            let mut earlier = rules[..index].iter();
+            let first = earlier.position(|it| it.decides_before(rule))?;
+            Some(format!(
+                "rules[{index}] ({:?}) never decides, because rules[{first}] ({:?}) comes first and applies to all of its callers and namespaces",
+                rule.name, rules[first].name
+            ))
+        });
+        found.collect()
     }
 
     /// Parses a policy.
@@ -138,21 +170,29 @@ impl Policy {
         request: &AccessRequest<'_>,
     ) -> Result<Decision, Error> {
         self.judge(principal, request).map_err(|denial| {
-            let (name, scope) = (principal.for_logs(), request.scope.to_string());
-            let Denial {
-                rule,
-                reason,
-                error,
-            } = denial;
-            tracing::info!(
-                principal = name,
-                ?scope,
-                rule,
-                why = reason,
-                "denied by the policy"
-            );
-            error
+            self.log(principal, request, &denial);
+            denial.error
         })
+    }
+
+    fn log(&self, principal: &Principal, request: &AccessRequest<'_>, denial: &Denial) {
+        const MESSAGE: &str = "denied by the policy";
+        let Denial {
+            rule,
+            reason,
+            error,
+        } = denial;
+        let kind = LineKind {
+            level: Level::INFO,
+            message: MESSAGE,
+            code: code_name(error.code()),
+            reason: error.reason(),
+        };
+        // Callers without authentication are one principal here; the line about the end names their addresses.
+        if self.0.denials.admits(&principal.as_caller(None), kind) {
+            let (name, scope) = (principal.for_logs(), request.scope.to_string());
+            tracing::info!(principal = name, ?scope, rule, why = reason, "{MESSAGE}");
+        }
     }
 
     /// Decides as [`authorize`](Self::authorize), and leaves the log to the caller.

@@ -40,6 +40,12 @@ impl Glob {
         [short, long]
     }
 
+    /// Returns whether every text that another pattern matches is matched. May miss that in patterns with several `*`.
+    fn includes(&self, other: &Self) -> bool {
+        // A `*` of the other one can only be matched by a `*`, which then matches all that it stands for.
+        self == other || self.matches(&other.0)
+    }
+
     /// Returns whether a text matches. Backtracks only to the last `*`, so the time is bounded by the product
     /// of both lengths.
     fn matches(&self, text: &str) -> bool {
@@ -137,6 +143,11 @@ impl PrincipalPattern {
         }
     }
 
+    /// Returns whether every principal that another pattern matches is matched.
+    pub(super) fn includes(&self, other: &Self) -> bool {
+        self.method == other.method && self.name.includes(&other.name)
+    }
+
     pub(super) fn matches(&self, principal: &Principal) -> bool {
         self.method == principal.method && self.name.matches(&principal.name)
     }
@@ -177,6 +188,12 @@ impl NamespacePattern {
         let read =
             |what, part| unescaped(what, part).map_err(|problem| format!("{text:?} {problem}"));
         let (database, collection) = (read("database", database)?, read("collection", collection)?);
+        if text.contains("**") {
+            // It would not be the whole database, as which it would be read.
+            return Err(format!(
+                "{text:?} has several * in a row, and one stands for any characters, dots too: write one: {right}"
+            ));
+        }
         if let Some(problem) = matches_nothing(&database, &collection) {
             return Err(format!("{text:?} can match nothing: {problem}: {right}"));
         }
@@ -184,6 +201,24 @@ impl NamespacePattern {
             database: NamePattern(database),
             collection: NamePattern(collection),
         })
+    }
+
+    /// Returns whether every scope of which another pattern matches a part is one of which this matches a part.
+    pub(super) fn includes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Deployment, _) => true,
+            (_, Self::Deployment) => false,
+            (
+                Self::Collections {
+                    database,
+                    collection,
+                },
+                Self::Collections {
+                    database: in_database,
+                    collection: name,
+                },
+            ) => database.0.includes(&in_database.0) && collection.0.includes(&name.0),
+        }
     }
 
     fn covers_database(&self, name: &str) -> bool {
@@ -307,6 +342,11 @@ fn matches_nothing(database: &Glob, collection: &Glob) -> Option<String> {
     if collection.0.starts_with('.') {
         return Some("its collection starts with a dot, as no collection does".to_owned());
     }
+    if let Some(name) = collection.0.strip_suffix('.') {
+        return Some(format!(
+            "its collection ends with a dot (write {name:?}; * stands for a dot that is really there)"
+        ));
+    }
     let mut problem = None;
     for database in database.examples() {
         if let Some(it) = database_problem(&database) {
@@ -356,6 +396,48 @@ mod tests {
         ] {
             let glob = Glob(pattern.to_owned());
             assert_eq!(glob.matches(text), expected, "{pattern} on {text}");
+        }
+    }
+
+    /// What a pattern includes is what it matches, on all short texts.
+    #[test]
+    fn a_pattern_includes_another_only_if_it_matches_all_that_one_does() {
+        let all = |alphabet: &[&str], length| {
+            let mut all = vec![String::new()];
+            for _ in 0..length {
+                let longer = all
+                    .iter()
+                    .flat_map(|it| alphabet.iter().map(move |next| format!("{it}{next}")));
+                all = all
+                    .iter()
+                    .cloned()
+                    .chain(longer)
+                    .collect::<std::collections::BTreeSet<_>>()
+                    .into_iter()
+                    .collect();
+            }
+            all
+        };
+        let texts = all(&["a", "b"], 5);
+        let patterns: Vec<Glob> = all(&["a", "b", "*"], 3).into_iter().map(Glob).collect();
+        for ours in &patterns {
+            for other in &patterns {
+                let mut those = texts.iter().filter(|text| other.matches(text));
+                let all = those.all(|text| ours.matches(text));
+                assert!(all || !ours.includes(other), "{ours:?} {other:?}");
+            }
+        }
+        for (ours, other) in [
+            ("*", "a*"),
+            ("a*", "ab*"),
+            ("a*", "a"),
+            ("*a", "b*a"),
+            ("a", "a"),
+        ] {
+            assert!(
+                Glob(ours.into()).includes(&Glob(other.into())),
+                "{ours} {other}"
+            );
         }
     }
 

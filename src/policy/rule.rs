@@ -72,6 +72,25 @@ impl Rule {
                 .all(|(name, requirement)| requirement.matches(principal.claims.get(name)))
     }
 
+    /// Returns whether this rule decides wherever a later one could, so that the later one never does.
+    pub(super) fn decides_before(&self, later: &Self) -> bool {
+        let principals = match (&self.principals, &later.principals) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(ours), Some(theirs)) => theirs
+                .iter()
+                .all(|it| ours.iter().any(|ours| ours.includes(it))),
+        };
+        let requires = |name: &str, required: &ClaimRequirement| {
+            let mut same = later.claims.iter().filter(|(it, _)| it == name);
+            same.any(|(_, it)| it == required || *required == ClaimRequirement::Present)
+        };
+        principals
+            && (self.claims.iter()).all(|(name, required)| requires(name, required))
+            && (later.namespaces.iter())
+                .all(|it| self.namespaces.iter().any(|ours| ours.includes(it)))
+    }
+
     /// Returns whether the rule covers the whole requested scope.
     pub(super) fn covers(&self, request: &AccessRequest<'_>) -> bool {
         covers(&self.namespaces, request.scope)

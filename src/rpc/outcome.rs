@@ -9,15 +9,20 @@ use std::{
 use http::HeaderMap;
 use tokio::time::Instant;
 use tonic::{Code, Status};
-use tracing::Span;
+use tracing::{Level, Span};
 
 use crate::{
     auth::Principal,
     error::{Class, Error, code_name},
+    limit::{LineKind, RepeatedLines},
     metrics::{Metrics, seconds},
+    model,
     source::Event,
     spans::{Caller, SpanEnd, Spans, WatchSpan},
 };
+
+/// The message of the line about the end of a watch.
+const ENDED: &str = "watch ended";
 
 /// Counts, measures and logs one watch, however it ends.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ pub(super) struct Outcome {
     class: Option<Class>,
     /// The number of events delivered so far.
     events: u64,
+    caller: model::Caller,
+    lines: RepeatedLines,
 }
 
 impl Outcome {
@@ -40,9 +47,11 @@ impl Outcome {
         peer: Option<SocketAddr>,
         principal: &Principal,
         (spans, headers): (&Spans, &HeaderMap),
+        lines: RepeatedLines,
     ) -> Self {
         metrics.watches_started.increment(1);
         let id = format!("{:016x}", fastrand::u64(..));
+        let caller = principal.as_caller(peer);
         let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
         let principal = principal.for_logs();
         let traced = spans.watch(
@@ -65,6 +74,8 @@ impl Outcome {
             reason: "cancelled",
             class: None,
             events: 0,
+            caller,
+            lines,
         }
     }
 
@@ -154,12 +165,24 @@ impl Drop for Outcome {
             events: self.events,
         });
         let (reason, events, lasted) = (self.reason, self.events, seconds(lasted));
-        self.span.in_scope(|| match self.class {
-            Some(Class::Bug) => tracing::error!(code, reason, events, lasted, "watch ended"),
-            Some(Class::Operator) => tracing::warn!(code, reason, events, lasted, "watch ended"),
-            Some(Class::Client | Class::Transient) | None => {
-                tracing::info!(code, reason, events, lasted, "watch ended");
-            }
+        let level = match self.class {
+            Some(Class::Bug) => Level::ERROR,
+            Some(Class::Operator) => Level::WARN,
+            Some(Class::Client | Class::Transient) | None => Level::INFO,
+        };
+        let kind = LineKind {
+            level,
+            message: ENDED,
+            code,
+            reason,
+        };
+        if !self.lines.admits(&self.caller, kind) {
+            return;
+        }
+        self.span.in_scope(|| match level {
+            Level::ERROR => tracing::error!(code, reason, events, lasted, "{ENDED}"),
+            Level::WARN => tracing::warn!(code, reason, events, lasted, "{ENDED}"),
+            _ => tracing::info!(code, reason, events, lasted, "{ENDED}"),
         });
     }
 }

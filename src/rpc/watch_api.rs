@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Level};
 
 use crate::{
     auth::{Peer, Principal},
-    error::Error,
+    error::{Error, code_name},
     hub::Hub,
-    limit::{Limit, Limiter},
+    limit::{Limit, Limiter, LineKind, RepeatedLines},
     metrics::Metrics,
     model::{Caller, RequestError, Stage},
     pb,
@@ -69,6 +69,7 @@ pub struct WatchApi {
     server_info: ServerInfoCache,
     drain: CancellationToken,
     spans: Spans,
+    lines: RepeatedLines,
 }
 
 impl WatchApi {
@@ -97,6 +98,7 @@ impl WatchApi {
             server_info: ServerInfoCache::default(),
             drain,
             spans,
+            lines: RepeatedLines::default(),
         }
     }
 
@@ -274,7 +276,8 @@ impl WatchApi {
         let principal = principal_of(&request)?;
         let caller = principal.as_caller(peer);
         let tracing = (&self.spans, request.metadata().as_ref());
-        let outcome = Outcome::begin(Arc::clone(&self.metrics), peer, &principal, tracing);
+        let (metrics, lines) = (Arc::clone(&self.metrics), self.lines.clone());
+        let outcome = Outcome::begin(metrics, peer, &principal, tracing, lines);
         let span = outcome.span().clone();
         let opened = self
             .open(
@@ -291,10 +294,10 @@ impl WatchApi {
 
     pub(super) async fn get_server_info(
         &self,
-        _request: Request<pb::GetServerInfoRequest>,
+        request: Request<pb::GetServerInfoRequest>,
     ) -> Result<Response<pb::GetServerInfoResponse>, Status> {
         let failed = |error: SourceError| {
-            tracing::warn!(code = error.code, %error, "mongodb did not answer the server info queries");
+            self.log_no_server_info(&request, &error);
             Error::from(&error).into_status("")
         };
         let status = self.server_info.get(self.hub.source()).await;
@@ -320,6 +323,26 @@ impl WatchApi {
                 pipeline_allowed: limits.allow_pipeline,
             }),
         }))
+    }
+}
+
+impl WatchApi {
+    fn log_no_server_info(&self, request: &Request<pb::GetServerInfoRequest>, error: &SourceError) {
+        const MESSAGE: &str = "mongodb did not answer the server info queries";
+        let peer = request.extensions().get::<Peer>();
+        let peer = peer.and_then(|peer| peer.address);
+        let principal = request.extensions().get::<Arc<Principal>>();
+        let caller = principal.map(|it| it.as_caller(peer)).unwrap_or_default();
+        let status = Error::from(error);
+        let kind = LineKind {
+            level: Level::WARN,
+            message: MESSAGE,
+            code: code_name(status.code()),
+            reason: status.reason(),
+        };
+        if self.lines.admits(&caller, kind) {
+            tracing::warn!(code = error.code, %error, "{MESSAGE}");
+        }
     }
 }
 

@@ -201,5 +201,26 @@ fn whatever_reads_in_two_ways_or_grows_is_refused() {
         assert!(problem.contains(words), "{yaml}: {problem}");
         assert!(problem.starts_with("line "), "{yaml}: {problem}");
     }
+    for (yaml, words) in [
+        (
+            "text: a\ntext: b",
+            "line 2, column 1: duplicate key \"text\": write each key once",
+        ),
+        (
+            "list: [a, ~]",
+            "line 1, column 11: is null where a text is expected",
+        ),
+        (
+            "text: &a b",
+            "line 1, column 10: anchors and aliases are not read: write the values out",
+        ),
+        (
+            "text: a\n---\ntext: b",
+            "line 2, column 1: a second document is not read: write one only",
+        ),
+    ] {
+        let problem = file(yaml).expect_err(yaml);
+        assert!(problem.contains(words), "{yaml}: {problem}");
+    }
     assert!(read::<File>(b"text: \xff").is_err_and(|it| it.contains("UTF-8")));
 }

@@ -79,6 +79,7 @@ mod projection;
 mod prometheus;
 mod recreated_collections;
 mod rejected_requests;
+mod repeated_lines;
 mod request_memory;
 mod resume;
 mod resume_at_random;

@@ -17,6 +17,10 @@ const NO_DATABASE: &str = "mongodb://127.0.0.1:1/?directConnection=true";
 /// 32 bytes that do not repeat, for tests only.
 const RANDOM_KEY: &str = "d2iOPEu5PzFGtrIaKpalEemYJ82WvMh4SUNcjuSGUrk=";
 
+/// The public key of RFC 8037, appendix A.2.
+const KEY_SET: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "a",
+    "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
 /// The warnings in a log, each as its flag and its remedy.
 fn warnings(log: &str) -> Vec<(String, String)> {
     let lines = log
@@ -114,14 +118,9 @@ async fn slow_reloading_is_warned_of_where_credentials_expire() {
     let files = Files::new();
     let expiring = files.put("expiring", &keys(", expires: \"2040-01-01T00:00:00Z\""));
     let lasting = files.put("lasting", &keys(""));
-    let tokens = [
-        "--jwks-url",
-        "https://127.0.0.1:1/keys",
-        "--jwt-issuer",
-        "a",
-        "--jwt-audience",
-        "b",
-    ];
+    let key_set = files.put("key-set", KEY_SET);
+    let issuer = ["--jwt-issuer", "a", "--jwt-audience", "b"];
+    let tokens = [&["--jwks-file", &*key_set][..], &issuer].concat();
     let (certificate, key) = Authority::new("servers").local().write(files.0.path());
     let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
     let clients = [
@@ -138,7 +137,38 @@ async fn slow_reloading_is_warned_of_where_credentials_expire() {
         assert_silent(&[credentials, &["--reload-interval", "30s"]].concat()).await;
     }
     assert_silent(&["--api-keys-file", &lasting, "--reload-interval", "1h"]).await;
+    // Nothing that expires comes from a file here: the key set is fetched.
+    let url = ["--jwks-url", "https://127.0.0.1:1/keys"];
+    assert_silent(&[&url[..], &issuer, &["--reload-interval", "1h"]].concat()).await;
     assert_silent(&["--reload-interval", "1h"]).await;
+}
+
+/// The first rule that applies decides: a later one for some of the same callers and namespaces never does.
+#[tokio::test]
+async fn a_rule_of_the_policy_that_has_no_effect_is_warned_of_when_it_is_read() {
+    let files = Files::new();
+    let token_keys = files.put("token-keys", RANDOM_KEY);
+    let policy = |first: &str, second: &str| {
+        format!(
+            "version: 1\nrules:\n  - {{name: a, namespaces: ['{first}']}}\n  - {{name: b, namespaces: ['{second}'], hide: [card]}}\n"
+        )
+    };
+    let (sound, useless) = (
+        policy("shop.orders", "shop.*"),
+        policy("shop.*", "shop.orders"),
+    );
+    let path = files.put("policy", &useless);
+    let given = ["--policy-file", &*path, "--token-key-file", &token_keys];
+    assert_warned("--policy-file", "narrower rule before", &given).await;
+    files.put("policy", &sound);
+    assert_silent(&given).await;
+    let reloading = [&given[..], &["--reload-interval", "100ms"]].concat();
+    let serving = ServeProcess::start(NO_DATABASE, &reloading).await;
+    files.put("policy", &useless);
+    eventually("the new policy is warned of", async || {
+        matches!(&warnings(&serving.process.stderr())[..], [(flag, _)] if flag == "--policy-file")
+    })
+    .await;
 }
 
 #[tokio::test]

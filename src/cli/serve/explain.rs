@@ -85,7 +85,8 @@ fn report(args: &ExplainArgs, config: &ServeConfig, access: &Access) -> Result<R
     let caller = Caller::read(principal, args.claims.as_deref(), config, access)?;
     let document = args.document.as_deref().map(shown::read).transpose()?;
     let mut report = Report::new(principal, namespace, caller.notes.clone());
-    let watch = match Watch::from_request(request(namespace)?, &config.request_limits()) {
+    let asked = request(namespace).map_err(|why| format!("--explain: NAMESPACE: {why}"))?;
+    let watch = match Watch::from_request(asked, &config.request_limits()) {
         Ok(watch) => watch,
         Err(RequestError::Invalid(violations)) => {
             let each = violations.into_iter();

@@ -36,7 +36,7 @@ const UNKNOWN: Option<std::iter::Empty<UpdatePathComponent<'static>>> = None;
 
 #[test]
 fn paths_with_an_empty_component_or_a_hidden_number_are_refused() {
-    for path in ["0", "a.0", "a.0.b", "a.01"] {
+    for path in ["a.0", "a.0.b", "a.01", "7.8"] {
         FieldMask::hiding([path.to_owned()]).expect_err(path);
         FieldMask::including([path.to_owned()]).expect(path);
     }
@@ -44,7 +44,9 @@ fn paths_with_an_empty_component_or_a_hidden_number_are_refused() {
         FieldMask::hiding([path.to_owned()]).expect_err(path);
         FieldMask::including([path.to_owned()]).expect_err(path);
     }
-    for path in ["a", "a.b", "a0", "a.b1", "a.-1", "$a", "a b", "é"] {
+    for path in [
+        "a", "0", "7.a", "a.b", "a0", "a.b1", "a.-1", "$a", "a b", "é",
+    ] {
         FieldMask::hiding([path.to_owned()]).expect(path);
         FieldMask::including([path.to_owned()]).expect(path);
     }
@@ -54,6 +56,33 @@ fn paths_with_an_empty_component_or_a_hidden_number_are_refused() {
 fn paths_below_a_hidden_path_are_merged_into_it() {
     let hidden = hidden(&["b.c", "a.b", "a", "ab", "a.c.d", "b.c", "a-b"]);
     assert_eq!(hidden.hidden_paths(), ["a", "a-b", "ab", "b.c"]);
+}
+
+/// A document is no array, so a number that a path begins with is a name.
+#[test]
+fn a_number_at_the_top_of_a_document_can_be_hidden() {
+    let hidden = hidden(&["7", "8.x", "a"]);
+    for (path, expected) in [
+        ("7", "hidden"),
+        ("7.x.0", "hidden"),
+        ("8", "partly"),
+        ("8.x", "hidden"),
+        ("8.0.x", "hidden"),
+        ("8.a", "visible"),
+        ("b.7", "visible"),
+        ("b", "visible"),
+        // In doubt it is the index of an array.
+        ("0.a", "hidden"),
+        ("0.7", "hidden"),
+    ] {
+        assert_eq!(shown(&hidden, path), expected, "{path}");
+    }
+    for path in ["7", "7.x", "8", "8.x", "8.1.x.y", "0.a"] {
+        assert!(hidden.hides_part_of(path), "{path}");
+    }
+    for path in ["8.a", "b", "b.7"] {
+        assert!(!hidden.hides_part_of(path), "{path}");
+    }
 }
 
 #[test]

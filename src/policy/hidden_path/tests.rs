@@ -7,6 +7,8 @@ fn a_path_is_its_names() {
     for path in [
         "card",
         "card.no",
+        "7",
+        "7.no",
         "a b",
         "é",
         "_id",
@@ -130,7 +132,8 @@ fn a_pattern_that_would_hide_nothing_is_refused_with_the_right_form() {
         ("card..no", "write card.no"),
         ("", "name each field"),
         (".", "name each field"),
-        ("0", "name each field"),
+        ("0.1", "write 0"),
+        ("7.0.no", "write 7.no, which also hides it in arrays"),
         ("/card/no", "write card.no;"),
         ("-card", "write card;"),
         ("!card", "write card;"),

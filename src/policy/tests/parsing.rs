@@ -412,6 +412,81 @@ fn filters_and_hidden_fields_require_encrypted_tokens() {
     }
 }
 
+/// The first rule that applies decides, so what a later one hides would be shown.
+#[test]
+fn a_rule_that_an_earlier_one_keeps_from_deciding_is_found() {
+    let unused = |first: &str, second: &str| {
+        let first = format!("  - {{name: first, {first}}}\n");
+        let yaml =
+            format!("version: 1\nrules:\n{first}  - {{name: second, {second}, hide: [card]}}\n");
+        let policy = Policy::from_text(&yaml);
+        policy.rules_without_effect()
+    };
+    for (first, second) in [
+        ("namespaces: [shop.orders]", "namespaces: [shop.orders]"),
+        (
+            "namespaces: [shop.*]",
+            "principals: ['key:a'], namespaces: [shop.orders, 'shop.in*']",
+        ),
+        (
+            "namespaces: ['*']",
+            "claims: {tenant: a}, namespaces: ['shop.*']",
+        ),
+        ("namespaces: ['s*.*', crm.a]", "namespaces: [crm.a, shop.b]"),
+        (
+            "principals: ['key:a*'], namespaces: [shop.orders]",
+            "principals: ['key:ab', 'key:a*b'], namespaces: [shop.orders]",
+        ),
+        (
+            "claims: {tenant: '*'}, namespaces: [shop.orders]",
+            "claims: {tenant: [a, b], role: c}, namespaces: [shop.orders]",
+        ),
+        (
+            "claims: {tenant: a}, filter: {b: {$claim: other}}, namespaces: [shop.orders]",
+            "claims: {tenant: a}, namespaces: [shop.orders]",
+        ),
+    ] {
+        let found = unused(first, second);
+        let words = "rules[1] (\"second\") never decides, because rules[0] (\"first\") comes first and applies to all of its callers and namespaces";
+        assert_eq!(found, [words], "{first}; {second}");
+    }
+    for (first, second) in [
+        (
+            "namespaces: [shop.orders]",
+            "namespaces: [shop.orders, shop.invoices]",
+        ),
+        ("namespaces: [shop.orders]", "namespaces: ['shop.*']"),
+        ("namespaces: ['shop.*']", "namespaces: ['*']"),
+        ("namespaces: ['shop.a*']", "namespaces: ['shop.*a']"),
+        (
+            "principals: ['key:a'], namespaces: [shop.orders]",
+            "namespaces: [shop.orders]",
+        ),
+        (
+            "principals: ['key:a'], namespaces: [shop.orders]",
+            "principals: ['jwt:a'], namespaces: [shop.orders]",
+        ),
+        (
+            "principals: ['key:a'], namespaces: [shop.orders]",
+            "principals: ['key:a', 'key:b'], namespaces: [shop.orders]",
+        ),
+        (
+            "claims: {tenant: a}, namespaces: [shop.orders]",
+            "claims: {tenant: '*'}, namespaces: [shop.orders]",
+        ),
+        (
+            "claims: {tenant: a}, namespaces: [shop.orders]",
+            "claims: {role: a}, namespaces: [shop.orders]",
+        ),
+        (
+            "claims: {tenant: [a, b]}, namespaces: [shop.orders]",
+            "namespaces: [shop.orders]",
+        ),
+    ] {
+        assert!(unused(first, second).is_empty(), "{first}; {second}");
+    }
+}
+
 /// A rule that never decides leaves its callers to a later one, which may show more.
 #[test]
 fn patterns_that_match_nothing_are_refused() {
@@ -471,6 +546,13 @@ fn patterns_that_match_nothing_are_refused() {
         ("namespaces", "shop.or\u{2028}d".to_owned(), "invisible"),
         ("namespaces", "shop.or\u{61c}d".to_owned(), "invisible"),
         ("namespaces", "shop..orders".to_owned(), "starts with a dot"),
+        ("namespaces", "shop.**".to_owned(), "several * in a row"),
+        ("namespaces", "s**.a".to_owned(), "several * in a row"),
+        (
+            "namespaces",
+            "shop.orders.".to_owned(),
+            "ends with a dot (write \"orders\"",
+        ),
         ("namespaces", "$shop.orders".to_owned(), "contains '$'"),
         ("namespaces", "shop.$cmd".to_owned(), "contains '$'"),
         ("namespaces", "admin.*".to_owned(), "system database"),
@@ -551,7 +633,7 @@ fn patterns_that_can_match_are_accepted() {
         "a*.b",
         "shop.a b",
         "shop.orders.*",
-        "shop.a.b.",
+        "shop.a.b",
         "shop.*.orders",
         "shop.sys*",
         "shop.sys*tem.x",
@@ -566,7 +648,6 @@ fn patterns_that_can_match_are_accepted() {
         &format!("{}*.*", long(63)),
         &format!("{}*.*{}", long(62), long(192)),
         &format!("s.{}", "*a".repeat(200)),
-        &format!("s.{}", "*".repeat(400)),
     ] {
         let yaml = format!("version: 1\nrules: [{{name: it, namespaces: ['{namespace}']}}]");
         assert!(read(&yaml).is_ok(), "{namespace}: {:?}", read(&yaml));
@@ -603,13 +684,9 @@ fn names_and_values_are_the_texts_that_are_written() {
         let yaml = format!(
             "version: 1\nrules: [{{name: {text}, principals: ['key:{text}'], namespaces: [{text}.{text}], hide: [{text}]}}]"
         );
-        let numeric = text.bytes().all(|it| it.is_ascii_digit());
-        let rules = read(&yaml);
-        assert_eq!(rules.is_ok(), !numeric, "{text}: {rules:?}");
-        if let Ok(rules) = rules {
-            assert_eq!(rules[0].name, text);
-            assert_eq!(rules[0].field_mask.hidden_paths(), [text]);
-        }
+        let rules = read(&yaml).expect(text);
+        assert_eq!(rules[0].name, text);
+        assert_eq!(rules[0].field_mask.hidden_paths(), [text]);
     }
     let rules = read(&rule("claims: {no: [no, on, 010, 1_000, 2027-01-31]}")).expect("a rule");
     let texts = ["no", "on", "010", "1_000", "2027-01-31"]

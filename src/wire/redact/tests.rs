@@ -163,6 +163,15 @@ fn redacted_document(original: Document, paths: &[&str]) -> Document {
 }
 
 #[test]
+fn a_field_whose_name_is_a_number_is_hidden_at_the_top() {
+    let left = redacted_document(
+        doc! {"7": 1, "8": [{"x": 2, "y": 3}], "9": 4, "a": {"7": 5}},
+        &["7", "8.x"],
+    );
+    assert_eq!(left, doc! {"8": [{"y": 3}], "9": 4, "a": {"7": 5}});
+}
+
+#[test]
 fn a_hidden_field_is_removed_with_everything_below_it_and_nothing_else_is() {
     let paths = &["ssn", "address.street", "items.price"];
     let left = redacted_document(

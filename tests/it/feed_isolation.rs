@@ -30,19 +30,6 @@ async fn assert_gets_only_a_change(database: &Database, watch: &mut WatchStream)
     }
 }
 
-/// The number of streams opened on the other collection.
-async fn opened(database: &Database) -> i64 {
-    let top = database.admin(doc! { "top": 1 }).await;
-    let namespace = format!("{}.{OTHER}", database.name());
-    let totals = top.get_document("totals").expect("totals");
-    let commands = totals
-        .get_document(namespace)
-        .and_then(|it| it.get_document("commands"));
-    let count = commands.expect("the collection is known").get("count");
-    let count = count.and_then(|it| it.as_i64().or_else(|| it.as_i32().map(i64::from)));
-    count.expect("a number")
-}
-
 /// Whatever error ends one feed, at once or after a reopening, the other one keeps its cursor.
 #[tokio::test]
 async fn an_error_on_one_feed_does_not_affect_another() {
@@ -51,7 +38,7 @@ async fn an_error_on_one_feed_does_not_affect_another() {
     insert(&database, OTHER).await;
     let mut other = weir.watch(database.watch_request(&[OTHER])).await;
     other.next_state(pb::WatchState::Live).await;
-    let before = opened(&database).await;
+    let before = database.cursors(&[OTHER]).await;
     let fail = || FailCommand::on(&["aggregate"]).app_name("weir");
     for (failure, ends) in [
         (fail().code(286), Some(Code::OutOfRange)),
@@ -86,10 +73,12 @@ async fn an_error_on_one_feed_does_not_affect_another() {
         database.clear_failures().await;
         tally(Figure::Faults, 2);
     }
-    assert_eq!(
-        opened(&database).await,
-        before,
-        "the other feed was reopened"
+    // Others come and go, which look for the next event.
+    let after = database.cursors(&[OTHER]).await;
+    let is_kept = before.iter().any(|cursor| after.contains(cursor));
+    assert!(
+        is_kept,
+        "the other feed was reopened: {before:?}, {after:?}"
     );
 }
 

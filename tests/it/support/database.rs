@@ -149,13 +149,13 @@ impl Database {
         self.admin(FailCommand::disarm()).await;
     }
 
-    /// Kills every cursor on these collections of this test's database, or on the whole database
-    /// when the list is empty, whoever opened them. Returns how many there were.
-    pub async fn kill_cursors(&self, collections: &[&str]) -> u64 {
+    /// The cursors on these collections of this test's database, or on the whole database when the list is empty,
+    /// whoever opened them, each with its collection.
+    pub async fn cursors(&self, collections: &[&str]) -> Vec<(String, i64)> {
         self.process();
         let operations = self.admin(doc! { "currentOp": 1 }).await;
         let operations = operations.get_array("inprog").expect("a list");
-        let mut killed = 0;
+        let mut cursors = Vec::new();
         for operation in operations.iter().filter_map(bson::Bson::as_document) {
             let Ok(cursor) = operation.get_i64("cursorId") else {
                 continue;
@@ -165,11 +165,19 @@ impl Database {
                 continue;
             };
             let named = collections.is_empty() || collections.contains(&collection);
-            if database != self.name || !named {
-                continue;
+            if database == self.name && named {
+                cursors.push((collection.to_owned(), cursor));
             }
+        }
+        cursors
+    }
+
+    /// Kills these [`cursors`](Self::cursors). Returns how many there were.
+    pub async fn kill_cursors(&self, collections: &[&str]) -> u64 {
+        let mut killed = 0;
+        for (collection, cursor) in self.cursors(collections).await {
             let kill = doc! { "killCursors": collection, "cursors": [cursor] };
-            let answer = self.client.database(database).run_command(kill).await;
+            let answer = self.client.database(&self.name).run_command(kill).await;
             killed += u64::from(answer.is_ok());
         }
         killed

@@ -150,7 +150,8 @@ impl Window {
         batch: &Batch,
     ) -> Result<(), SourceError> {
         // Behind a mongos a token may stay where it is, so that the wait for a proof ends.
-        if !batch.closed && !batch.caught_up && !(self.is_sharded && batch.waited) {
+        let is_end = batch.closed || batch.caught_up || self.is_sharded && batch.waited;
+        if !is_end {
             return Ok(());
         }
         // Behind a mongos only a stream that is closed has certainly read everything.

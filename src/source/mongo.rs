@@ -5,6 +5,7 @@
 //! stream is no alternative: it resumes without pause or limit, and it hides the token of an empty
 //! batch.
 
+mod aggregate;
 mod closing;
 mod connect;
 mod connected;

@@ -11,8 +11,8 @@ use crate::{
 };
 
 use super::{
+    aggregate::{pipeline, stream_target},
     connected::Connected,
-    opening::{pipeline, stream_target},
     options::StreamOptions,
     values::{time_of, timestamp},
 };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bson::{Document, RawDocumentBuf, doc};
+use bson::RawDocumentBuf;
 use mongodb::options::ReadConcern;
 
 use crate::{
@@ -13,12 +13,12 @@ use crate::{
 };
 
 use super::{
+    aggregate::{pipeline, stream_target},
     connected::Connected,
     cursor::{MAX_AWAIT, MongoCursor},
     options::StreamOptions,
     prover::Prover,
     reply_timeout::ReplyTimeout,
-    values::{timestamp, token_document},
 };
 
 /// The maximum number of events in one reply. MongoDB never waits to fill a reply. Without a number,
@@ -126,44 +126,4 @@ impl Connected {
             plan.has_client_stages(),
         ))
     }
-}
-
-/// Returns the database and the collection that a scope's stream is opened on.
-pub(super) fn stream_target(scope: &Scope) -> (&str, Option<&str>) {
-    match scope {
-        Scope::Collection {
-            database,
-            collection,
-        } => (database, Some(collection)),
-        Scope::Collections { database, .. } | Scope::Database { database } => (database, None),
-        Scope::Deployment => ("admin", None),
-    }
-}
-
-/// Returns the stages of `plan` with the options that the server is asked for.
-pub(super) fn pipeline(
-    plan: &Plan,
-    at: Option<&Position>,
-    asked: StreamOptions,
-) -> Result<Vec<Document>, SourceError> {
-    let mut options = plan.options().to_document();
-    asked.add_to(&mut options);
-    match at {
-        None => {}
-        Some(Position::Event { token, .. } | Position::HighWater { token, .. }) => {
-            options.insert("resumeAfter", token_document(token)?);
-        }
-        Some(Position::Invalidate { token, .. }) => {
-            options.insert("startAfter", token_document(token)?);
-        }
-        Some(at @ (Position::EventDigest(_) | Position::Time(_))) => {
-            options.insert("startAtOperationTime", timestamp(at.time()));
-        }
-    }
-    let mut stages = vec![doc! { "$changeStream": options }];
-    stages.extend(plan.stages());
-    if asked.split {
-        stages.push(doc! { "$changeStreamSplitLargeEvent": {} });
-    }
-    Ok(stages)
 }

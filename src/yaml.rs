@@ -19,6 +19,10 @@ const MAX_DEPTH: usize = 32;
 /// The problem of a key or an item without a value.
 const NOTHING_BEHIND: &str = "has nothing behind it";
 
+/// What to do where a text is read as an anchor or an alias.
+const ALIAS_ADVICE: &str =
+    "write the values out, and a text that begins with * or & in quotes, as \"*\"";
+
 /// Reads a file. Errors name the line, the problem and what is expected, and quote nothing around it.
 pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| format!("is not UTF-8: {error}"))?;
@@ -60,34 +64,67 @@ fn nothing_behind(error: &serde_saphyr::Error) -> Option<String> {
 
 /// Returns the position, the problem and what to do.
 fn described(error: &serde_saphyr::Error) -> String {
-    match error {
-        serde_saphyr::Error::MergeKeyNotAllowed { location } => format!(
-            "{}merge keys (<<) are not read: write the keys out",
-            position(location)
-        ),
-        serde_saphyr::Error::DuplicateMappingKey { key, location } => {
+    let text = error.to_string();
+    let Some(at) = error.location() else {
+        return text;
+    };
+    let suffix = format!(" at line {}, column {}", at.line(), at.column());
+    let text = text.strip_suffix(&suffix).unwrap_or(&text);
+    let problem = in_words(error).unwrap_or_else(|| {
+        if text.contains("anchor or alias") {
+            format!("an anchor or alias has no name: {ALIAS_ADVICE}")
+        } else {
+            text.to_owned()
+        }
+    });
+    format!("{}{problem}", position(&at))
+}
+
+/// Returns the problem and what to do, for errors whose own words are those of a parser.
+fn in_words(error: &serde_saphyr::Error) -> Option<String> {
+    use serde_saphyr::Error;
+    Some(match error {
+        Error::MergeKeyNotAllowed { .. } => {
+            "merge keys (<<) are not read: write the keys out".to_owned()
+        }
+        Error::DuplicateMappingKey { key, .. } => {
             let key = key.as_deref().map(|key| format!(" {key:?}"));
             let key = key.unwrap_or_default();
-            let at = position(location);
-            format!("{at}duplicate key{key}: write each key once")
+            format!("duplicate key{key}: write each key once")
         }
-        serde_saphyr::Error::NullIntoString { location } => {
-            format!("{}is null where a text is expected", position(location))
-        }
-        serde_saphyr::Error::Budget { breach, location } => {
-            let at = position(location);
-            match breach {
-                BudgetBreach::Anchors { .. } | BudgetBreach::Aliases { .. } => {
-                    format!("{at}anchors and aliases are not read: write the values out")
-                }
-                BudgetBreach::Documents { .. } => {
-                    format!("{at}a second document is not read: write one only")
-                }
-                _ => error.to_string(),
+        Error::NullIntoString { .. } => "is null where a text is expected".to_owned(),
+        Error::Unexpected { expected, .. } => match *expected {
+            "sequence start" => "a list is expected: write [a, b]".to_owned(),
+            "mapping start" => "a mapping is expected: write each as key: value".to_owned(),
+            "string scalar" => {
+                "a text is expected: write it in quotes, if it contains a colon".to_owned()
             }
+            _ => return None,
+        },
+        Error::InvalidBooleanStrict { .. } => "true or false is expected".to_owned(),
+        Error::InvalidScalar { ty, .. } if ty.starts_with(['u', 'i']) => {
+            "a whole number is expected".to_owned()
         }
-        error => error.to_string(),
-    }
+        // Only sizes are read from such texts.
+        Error::SerdeInvalidValue {
+            unexpected,
+            expected,
+            ..
+        } if expected == "parsable string" => {
+            format!("{unexpected} is no size: write one such as 512KiB or 1MiB")
+        }
+        Error::UnknownAnchor { .. } => format!("there is no such anchor: {ALIAS_ADVICE}"),
+        Error::Budget { breach, .. } => match breach {
+            BudgetBreach::Anchors { .. } | BudgetBreach::Aliases { .. } => {
+                format!("anchors and aliases are not read: {ALIAS_ADVICE}")
+            }
+            BudgetBreach::Documents { .. } => {
+                "a second document is not read: write one only".to_owned()
+            }
+            _ => return None,
+        },
+        _ => return None,
+    })
 }
 
 fn position(at: &Location) -> String {

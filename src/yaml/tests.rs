@@ -17,6 +17,10 @@ struct File {
     map: Option<Map<String, Value>>,
     #[serde(default)]
     flag: bool,
+    #[serde(default)]
+    count: u32,
+    #[serde(default)]
+    size: bytesize::ByteSize,
 }
 
 fn file(yaml: &str) -> Result<File, String> {
@@ -218,6 +222,28 @@ fn whatever_reads_in_two_ways_or_grows_is_refused() {
             "text: a\n---\ntext: b",
             "line 2, column 1: a second document is not read: write one only",
         ),
+        (
+            "list: [*]",
+            "line 1, column 8: an anchor or alias has no name: ",
+        ),
+        ("list: [*]", "that begins with * or & in quotes, as \"*\""),
+        ("list: [*a]", "that begins with * or & in quotes, as \"*\""),
+        (
+            "list: a",
+            "line 1, column 7: a list is expected: write [a, b]",
+        ),
+        (
+            "list: [a: b]",
+            "line 1, column 8: a text is expected: write it in quotes, if it contains a colon",
+        ),
+        ("map: a", "a mapping is expected: write each as key: value"),
+        ("flag: no", "line 1, column 7: true or false is expected"),
+        ("count: ten", "line 1, column 8: a whole number is expected"),
+        (
+            "size: 1MB/s",
+            "\"1MB/s\" is no size: write one such as 512KiB or 1MiB",
+        ),
+        ("txt: a", "line 1, column 1: unknown field `txt`"),
     ] {
         let problem = file(yaml).expect_err(yaml);
         assert!(problem.contains(words), "{yaml}: {problem}");

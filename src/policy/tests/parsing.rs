@@ -143,7 +143,7 @@ fn errors_name_the_place_and_the_problem() {
             "rules[0].full_document[0]",
             "update_lookup",
         ),
-        (with("pre_images: 'yes'"), "line 5", "bool"),
+        (with("pre_images: 'yes'"), "line 5", "true or false"),
         (
             with("pre_images:"),
             "line 5, column 5",

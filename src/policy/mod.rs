@@ -22,6 +22,7 @@ use crate::{
     error::{Error, code_name},
     limit::{LineKind, RepeatedLines},
     metrics::Metrics,
+    model::Caller,
     pipeline::View,
     reload::ReloadedFiles,
 };
@@ -166,16 +167,21 @@ impl Policy {
     /// hides fields.
     pub fn authorize(
         &self,
-        principal: &Principal,
+        (principal, caller): (&Principal, &Caller),
         request: &AccessRequest<'_>,
     ) -> Result<Decision, Error> {
         self.judge(principal, request).map_err(|denial| {
-            self.log(principal, request, &denial);
+            self.log((principal, caller), request, &denial);
             denial.error
         })
     }
 
-    fn log(&self, principal: &Principal, request: &AccessRequest<'_>, denial: &Denial) {
+    fn log(
+        &self,
+        (principal, caller): (&Principal, &Caller),
+        request: &AccessRequest<'_>,
+        denial: &Denial,
+    ) {
         const MESSAGE: &str = "denied by the policy";
         let Denial {
             rule,
@@ -188,8 +194,7 @@ impl Policy {
             code: code_name(error.code()),
             reason: error.reason(),
         };
-        // Callers without authentication are one principal here; the line about the end names their addresses.
-        if self.0.denials.admits(&principal.as_caller(None), kind) {
+        if self.0.denials.admits(caller, kind) {
             let (name, scope) = (principal.for_logs(), request.scope.to_string());
             tracing::info!(principal = name, ?scope, rule, why = reason, "{MESSAGE}");
         }

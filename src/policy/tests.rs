@@ -72,7 +72,7 @@ fn decide(
     };
     let watch = Watch::from_request(request, &limits).expect("a valid request");
     policy.authorize(
-        principal,
+        (principal, &watch.caller),
         &AccessRequest::of(&watch, watch.operations.as_ref()),
     )
 }

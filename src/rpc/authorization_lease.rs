@@ -118,7 +118,8 @@ impl AuthorizationLease {
     fn decide(&self, watch: &Watch) -> Result<Decision, Error> {
         let mut request = AccessRequest::of(watch, self.requested_operations.as_ref());
         request.pipeline |= self.pipeline;
-        self.access.policy.authorize(&self.principal, &request)
+        let caller = (&*self.principal, &watch.caller);
+        self.access.policy.authorize(caller, &request)
     }
 
     /// Returns why the watch must end now, if it must. Returns an error only once.

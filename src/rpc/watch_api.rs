@@ -153,7 +153,7 @@ impl WatchApi {
         let mut lease = AuthorizationLease::begin(&self.access, principal, self.limits.max_age)?;
         // Checked early to fail fast; the permit is taken below, after the last wait.
         self.watches.check()?;
-        let (mut watch, quota) = self.authorize_without_filters(&mut lease, &request)?;
+        let (mut watch, quota) = self.authorize_without_filters(&mut lease, &caller, &request)?;
         if watch.is_err() {
             // The policy could not be asked whether the caller may have stages, so nothing is said about them.
             request.pipeline.clear();
@@ -162,12 +162,12 @@ impl WatchApi {
             let mut complete = self
                 .compile_filters(lease.principal(), &caller, request)
                 .await?;
+            complete.caller = caller;
             lease.authorize(&mut complete)?;
             watch = Ok(complete);
         }
         let mut watch = watch?;
         let permit = self.watches.try_acquire()?;
-        watch.caller = caller;
         let request = self.hub.hold_request(&mut watch)?;
         let permits = WatchPermits {
             lease,
@@ -186,6 +186,7 @@ impl WatchApi {
     fn authorize_without_filters(
         &self,
         lease: &mut AuthorizationLease,
+        caller: &Caller,
         request: &pb::WatchRequest,
     ) -> Result<(Result<Watch, RequestError>, WatchQuota), Error> {
         self.limits.request.permit(request)?;
@@ -204,7 +205,10 @@ impl WatchApi {
         };
         let mut watch = Watch::from_request(rest, &self.limits.request);
         let limits = match &mut watch {
-            Ok(watch) => lease.authorize(watch)?.limits.clone(),
+            Ok(watch) => {
+                watch.caller = caller.clone();
+                lease.authorize(watch)?.limits.clone()
+            }
             Err(_) => None,
         };
         let quota = self.quotas.open(lease.principal(), limits.as_ref())?;

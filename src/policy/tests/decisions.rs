@@ -446,3 +446,24 @@ fn a_filter_without_claims_is_compiled_once_for_all_callers() {
     assert_eq!(first.address(), place("jwt:a"));
     assert_eq!(first.address(), place("jwt:b"));
 }
+
+/// Without authentication an address tells callers apart.
+#[test]
+fn the_lines_of_one_address_keep_none_of_another_from_the_log() {
+    let policy = policy(&rule("principals: ['key:a']"));
+    let [ours, theirs] = [1, 2].map(|last| Caller::at(Some([192, 0, 2, last].into())));
+    let watch = Watch::from_request(orders(), &RequestLimits::default()).expect("valid");
+    for _ in 0..100 {
+        let request = AccessRequest::of(&watch, None);
+        let denied = policy.authorize((&nobody(), &ours), &request);
+        assert!(denied.is_err());
+    }
+    let kind = LineKind {
+        level: Level::INFO,
+        message: "denied by the policy",
+        code: "PERMISSION_DENIED",
+        reason: "NAMESPACE_ACCESS_DENIED",
+    };
+    assert!(!policy.0.denials.admits(&ours, kind));
+    assert!(policy.0.denials.admits(&theirs, kind));
+}

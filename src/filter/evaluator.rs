@@ -32,7 +32,7 @@ use row_filter::RowFilter;
 pub(super) use value::{TypeClass, fields};
 pub(super) use value_test::ValueTest;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Clauses;
 use super::pattern::WorkBudget;
@@ -69,6 +69,10 @@ impl MatchTransition {
 const MANY_CONDITIONS: usize = 64;
 const MANY_STATES: usize = 512;
 
+/// The number of events in a row after which a filter is tried again, if none of them is known to have taken long. A
+/// brief evaluation takes at most 0.3 ms, so that a filter which takes long now and then costs a microsecond an event.
+const CALM_EVENTS: u32 = 256;
+
 /// The answer to an event in the time for which others may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -76,7 +80,7 @@ pub enum Verdict {
     Passes(MatchTransition),
     /// It does not pass.
     Fails,
-    /// It takes long to say: ask [`Evaluator::evaluate`] where nobody waits for the answer.
+    /// It may take long to say: ask [`Evaluator::evaluate`] where nobody waits for the answer.
     Undecided,
 }
 
@@ -98,8 +102,10 @@ pub struct Evaluator {
     pre_images: bool,
     /// `true` if the filter has patterns.
     has_patterns: bool,
-    /// `true` if the filter may cost more than others should wait for. Never reset.
-    costly: AtomicBool,
+    /// `true` if the filter is so large that it may always cost more than others should wait for.
+    is_large: bool,
+    /// The number of events since one took longer than others should wait for, up to [`CALM_EVENTS`].
+    calm_events: AtomicU32,
 }
 
 impl Evaluator {
@@ -115,7 +121,8 @@ impl Evaluator {
             row_filter: residual.row_filter.as_ref().map(RowFilter::new),
             filter: residual.filter.clone(),
             has_patterns: states > 0,
-            costly: (conditions > MANY_CONDITIONS || states > MANY_STATES).into(),
+            is_large: conditions > MANY_CONDITIONS || states > MANY_STATES,
+            calm_events: CALM_EVENTS.into(),
             passes_unknown: residual.missing_image == MissingImage::Deliver,
             pre_images: residual.pre_images,
         }
@@ -147,30 +154,47 @@ impl Evaluator {
 
     /// Returns whether many events may take long together, even if none has so far.
     pub fn may_take_long(&self) -> bool {
-        self.has_patterns || self.costly.load(Ordering::Relaxed)
+        self.has_patterns || self.is_large
     }
 
     /// Returns the match transition of an event that passes, `None` for an event that does not. May take about 0.1 s.
     pub fn evaluate(&self, event: &EventFields<'_>) -> Option<MatchTransition> {
-        self.evaluate_within(event, &WorkBudget::default())
+        let budget = WorkBudget::default();
+        let passes = self.evaluate_within(event, &budget);
+        self.note(&budget);
+        passes
     }
 
-    /// Decides in a few hundred microseconds, or not at all: once a filter has taken longer, it is not asked again.
+    /// Decides in a few hundred microseconds, or not at all: a filter that has taken longer is not tried again before
+    /// [`CALM_EVENTS`] events in a row have not, as far as [`evaluate`](Self::evaluate) was asked about them.
     pub fn evaluate_briefly(&self, event: &EventFields<'_>) -> Verdict {
-        if !self.has_patterns && !self.costly.load(Ordering::Relaxed) {
+        if !self.may_take_long() {
             return self.evaluate(event).into();
         }
-        if !self.costly.load(Ordering::Relaxed) {
+        let is_calm = self.calm_events.load(Ordering::Relaxed) >= CALM_EVENTS;
+        if is_calm && !self.is_large {
             let budget = WorkBudget::brief();
             let passes = self.evaluate_within(event, &budget);
-            if !budget.is_used_up() {
+            if !budget.took_long() {
                 return passes.into();
             }
-            self.costly.store(true, Ordering::Relaxed);
+            self.note(&budget);
         }
         match self.passes_by_others(event) {
             Some(passes) => passes.into(),
-            None => Verdict::Undecided,
+            None => {
+                if !is_calm {
+                    self.calm_events.fetch_add(1, Ordering::Relaxed);
+                }
+                Verdict::Undecided
+            }
+        }
+    }
+
+    /// Notes whether an evaluation took longer than others should wait for.
+    fn note(&self, budget: &WorkBudget) {
+        if budget.took_long() {
+            self.calm_events.store(0, Ordering::Relaxed);
         }
     }
 

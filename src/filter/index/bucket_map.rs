@@ -2,218 +2,180 @@
 
 use std::collections::{HashMap, HashSet};
 
-use slab::Slab;
-
 use super::bucket::Bucket;
 use super::slot_set::Slot;
 
-/// What a slot in a bucket takes, in bytes, with the free room of the tables: the most where all buckets have equally
-/// many slots, whatever number that is. While the tables shrink, and where lists have just become sets, it may be half
-/// as much again.
-pub(super) const VALUE_BYTES: usize = 30;
+/// What a slot in a bucket takes at most, in bytes, with the free room: however many slots the buckets have, if all have
+/// equally many. While slots are removed it may be half as much again.
+pub(super) const VALUE_BYTES: usize = 13;
 
-/// The bit that tells the place of something else from a slot.
-const IS_LINK: u32 = 1 << 31;
-/// The end of a list of nodes.
-const END: u32 = u32::MAX;
-/// The most slots of a list. It is walked when a slot is added or removed.
-const MAX_LIST: usize = 8;
+/// The most entries of a page on average. A page is searched in halves, and entries are moved when one is added.
+const PAGE: usize = 64;
+/// The most slots of a bucket that are entries.
+const MAX_ENTRIES: usize = 64;
+/// In place of a slot: the slots of the bucket are in a set. No slot has this number.
+const IN_SET: Slot = Slot::MAX;
 
-/// Sets of slots by bucket. One slot is in the table itself, up to [`MAX_LIST`] are in a list, and more in a set.
+/// Sets of slots by bucket. Buckets are evenly spread hashes, so that their first bits choose a page.
 #[derive(Debug, Default)]
 pub(super) struct BucketMap {
-    /// A slot, or [`IS_LINK`] and the place of the first node of a list.
-    entries: HashMap<Bucket, u32>,
-    nodes: Nodes,
-    sets: Slab<HashSet<Slot>>,
+    /// A power of two of pages, or none.
+    pages: Vec<Page>,
+    /// The number of entries in all pages.
+    len: usize,
+    /// The sets of those buckets that have many slots.
+    sets: HashMap<Bucket, HashSet<Slot>>,
 }
 
-/// The nodes of lists.
-#[derive(Debug)]
-struct Nodes {
-    nodes: Vec<Node>,
-    /// The first of the free nodes, which are a list too.
-    free: u32,
-    used: usize,
+/// A bucket in the upper half and a slot in the lower one, sorted.
+type Page = Vec<u64>;
+
+fn entry(bucket: Bucket, slot: Slot) -> u64 {
+    (u64::from(bucket) << 32) | u64::from(slot)
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Node {
-    /// A slot, or, in a node alone, [`IS_LINK`] and the key of a set.
-    slot: u32,
-    /// The next node, or [`END`].
-    next: u32,
+fn bucket_of(entry: u64) -> Bucket {
+    (entry >> 32) as Bucket
+}
+
+fn slot_of(entry: u64) -> Slot {
+    entry as Slot
 }
 
 impl BucketMap {
     pub(super) fn insert(&mut self, bucket: Bucket, slot: Slot) {
-        let Some(entry) = self.entries.get_mut(&bucket) else {
-            self.entries.insert(bucket, slot);
+        if self.pages.is_empty() {
+            self.pages = vec![Page::new()];
+        }
+        let page = page_of(bucket, self.pages.len());
+        let page = &mut self.pages[page];
+        let from = page.partition_point(|it| *it < entry(bucket, 0));
+        let entries = entries_of(&page[from..], bucket);
+        if entries == [entry(bucket, IN_SET)] {
+            self.sets.entry(bucket).or_default().insert(slot);
+            return;
+        }
+        let Err(at) = entries.binary_search(&entry(bucket, slot)) else {
             return;
         };
-        if *entry & IS_LINK == 0 {
-            if *entry != slot {
-                let last = self.nodes.add(*entry, END);
-                *entry = IS_LINK | self.nodes.add(slot, last);
+        let count = entries.len();
+        if count < MAX_ENTRIES {
+            if page.len() == page.capacity() {
+                page.reserve_exact(1 + page.len() / 8);
             }
-            return;
+            page.insert(from + at, entry(bucket, slot));
+            self.len += 1;
+        } else {
+            let mut set: HashSet<Slot> = entries.iter().map(|it| slot_of(*it)).collect();
+            set.insert(slot);
+            page.splice(from..from + count, [entry(bucket, IN_SET)]);
+            give_back_room(page);
+            self.len -= count - 1;
+            self.sets.insert(bucket, set);
         }
-        let first = *entry ^ IS_LINK;
-        if let Some(key) = self.nodes.key_of_set(first) {
-            self.sets[key].insert(slot);
-            return;
-        }
-        if self.nodes.list(first).any(|it| it == slot) {
-            return;
-        }
-        if self.nodes.list(first).count() < MAX_LIST {
-            *entry = IS_LINK | self.nodes.add(slot, first);
-            return;
-        }
-        let mut set: HashSet<Slot> = self.nodes.list(first).collect();
-        set.insert(slot);
-        self.nodes.free(first);
-        let key = u32::try_from(self.sets.insert(set)).expect("there are fewer sets than slots");
-        *entry = IS_LINK | self.nodes.add(IS_LINK | key, END);
-        self.compact_nodes();
+        self.resize();
     }
 
     pub(super) fn remove(&mut self, bucket: Bucket, slot: Slot) {
-        let Some(&entry) = self.entries.get(&bucket) else {
+        let page = page_of(bucket, self.pages.len());
+        let Some(page) = self.pages.get_mut(page) else {
             return;
         };
-        let first = entry ^ IS_LINK;
-        if entry & IS_LINK == 0 {
-            if entry == slot {
-                self.entries.remove(&bucket);
-            }
-        } else if let Some(key) = self.nodes.key_of_set(first) {
-            let set = &mut self.sets[key];
-            set.remove(&slot);
-            if set.len() <= MAX_LIST / 2 {
-                let rest = self.sets.remove(key);
-                self.nodes.free(first);
-                self.put(bucket, rest);
-            } else if set.len() < set.capacity() / 4 {
-                // Iteration takes time for the capacity, which a hash set keeps when it empties.
-                set.shrink_to_fit();
-            }
-        } else {
-            let rest: Vec<Slot> = self.nodes.list(first).filter(|it| *it != slot).collect();
-            self.nodes.free(first);
-            self.put(bucket, rest);
-        }
-        if self.entries.len() < self.entries.capacity() / 4 {
-            self.entries.shrink_to_fit();
-        }
-        if self.sets.is_empty() && self.sets.capacity() > 0 {
-            self.sets = Slab::new();
-        }
-        self.compact_nodes();
-    }
-
-    /// Gives the free nodes back, once they are most of all. Takes time for the entries, and so waits until at least
-    /// that many nodes were freed.
-    fn compact_nodes(&mut self) {
-        let all = self.nodes.nodes.len();
-        if self.nodes.used >= all / 4 || all < self.entries.len() {
-            return;
-        }
-        let old = std::mem::take(&mut self.nodes);
-        for entry in self.entries.values_mut().filter(|it| **it & IS_LINK != 0) {
-            let slots = old.list(*entry ^ IS_LINK);
-            let first = slots.fold(END, |next, slot| self.nodes.add(slot, next));
-            *entry = IS_LINK | first;
-        }
-    }
-
-    /// Replaces the slots of a bucket with at most [`MAX_LIST`].
-    fn put(&mut self, bucket: Bucket, slots: impl IntoIterator<Item = Slot>) {
-        let mut slots = slots.into_iter();
-        let Some(slot) = slots.next() else {
-            self.entries.remove(&bucket);
-            return;
-        };
-        let mut entry = slot;
-        for slot in slots {
-            let next = match entry & IS_LINK {
-                0 => self.nodes.add(entry, END),
-                _ => entry ^ IS_LINK,
+        let from = page.partition_point(|it| *it < entry(bucket, 0));
+        let entries = entries_of(&page[from..], bucket);
+        if entries == [entry(bucket, IN_SET)] {
+            let Some(set) = self.sets.get_mut(&bucket) else {
+                return;
             };
-            entry = IS_LINK | self.nodes.add(slot, next);
+            set.remove(&slot);
+            if set.len() > MAX_ENTRIES / 4 * 3 {
+                if set.len() < set.capacity() / 8 * 3 {
+                    // Iteration takes time for the capacity, which a hash set keeps when it empties.
+                    set.shrink_to_fit();
+                }
+                return;
+            }
+            let mut rest: Vec<u64> = set.iter().map(|it| entry(bucket, *it)).collect();
+            rest.sort_unstable();
+            self.len += rest.len() - 1;
+            page.splice(from..=from, rest);
+            self.sets.remove(&bucket);
+            if self.sets.is_empty() {
+                self.sets = HashMap::new();
+            } else if self.sets.len() < self.sets.capacity() / 4 {
+                self.sets.shrink_to_fit();
+            }
+        } else if let Ok(at) = entries.binary_search(&entry(bucket, slot)) {
+            page.remove(from + at);
+            give_back_room(page);
+            self.len -= 1;
         }
-        self.entries.insert(bucket, entry);
+        self.resize();
     }
 
     /// Calls `visit` with each slot of a bucket.
     pub(super) fn for_each(&self, bucket: Bucket, mut visit: impl FnMut(Slot)) {
-        let Some(&entry) = self.entries.get(&bucket) else {
+        let Some(page) = self.pages.get(page_of(bucket, self.pages.len())) else {
             return;
         };
-        let first = entry ^ IS_LINK;
-        if entry & IS_LINK == 0 {
-            visit(entry);
-        } else if let Some(key) = self.nodes.key_of_set(first) {
-            self.sets[key].iter().copied().for_each(visit);
-        } else {
-            self.nodes.list(first).for_each(visit);
+        let from = page.partition_point(|it| *it < entry(bucket, 0));
+        for it in &page[from..] {
+            if bucket_of(*it) != bucket {
+                return;
+            }
+            match slot_of(*it) {
+                IN_SET => self.sets[&bucket].iter().copied().for_each(&mut visit),
+                slot => visit(slot),
+            }
+        }
+    }
+
+    /// Keeps the pages from growing large, or many and small.
+    fn resize(&mut self) {
+        let pages = self.pages.len();
+        if self.len > PAGE * pages {
+            // One more bit of the buckets, by which each page is sorted.
+            let bit = 1 << (31 - pages.trailing_zeros());
+            let mut all = Vec::with_capacity(2 * pages);
+            for mut low in std::mem::take(&mut self.pages) {
+                let high = low.partition_point(|it| bucket_of(*it) & bit == 0);
+                let high = low.split_off(high);
+                low.shrink_to_fit();
+                all.extend([low, high]);
+            }
+            self.pages = all;
+        } else if self.len == 0 {
+            self.pages = Vec::new();
+        } else if self.len < PAGE / 4 * (pages - 1) {
+            let mut all = Vec::with_capacity(pages / 2);
+            let mut old = std::mem::take(&mut self.pages).into_iter();
+            while let (Some(mut low), Some(high)) = (old.next(), old.next()) {
+                low.reserve_exact(high.len());
+                low.extend(high);
+                low.shrink_to_fit();
+                all.push(low);
+            }
+            self.pages = all;
         }
     }
 }
 
-impl Nodes {
-    /// Adds a node in front of `next`, and returns its place.
-    fn add(&mut self, slot: u32, next: u32) -> u32 {
-        let node = Node { slot, next };
-        self.used += 1;
-        if let Some(free) = self.nodes.get_mut(self.free as usize) {
-            let place = std::mem::replace(&mut self.free, free.next);
-            *free = node;
-            return place;
-        }
-        let place = u32::try_from(self.nodes.len()).ok();
-        let place = place.filter(|place| *place < IS_LINK);
-        self.nodes.push(node);
-        place.expect("the values of all filters are fewer than 2^31")
-    }
-
-    /// Frees a list.
-    fn free(&mut self, first: u32) {
-        let mut place = first;
-        while let Some(node) = self.nodes.get_mut(place as usize) {
-            let next = std::mem::replace(&mut node.next, self.free);
-            self.free = std::mem::replace(&mut place, next);
-            self.used -= 1;
-        }
-        if self.used == 0 {
-            *self = Self::default();
-        }
-    }
-
-    /// Returns the key of the set that the node stands for, if it does.
-    fn key_of_set(&self, place: u32) -> Option<usize> {
-        let slot = self.nodes[place as usize].slot;
-        (slot & IS_LINK != 0).then_some((slot ^ IS_LINK) as usize)
-    }
-
-    fn list(&self, first: u32) -> impl Iterator<Item = Slot> + '_ {
-        let mut place = first;
-        std::iter::from_fn(move || {
-            let node = self.nodes.get(place as usize)?;
-            place = node.next;
-            Some(node.slot)
-        })
+fn give_back_room(page: &mut Page) {
+    if page.len() < page.capacity() / 4 * 3 {
+        page.shrink_to(page.len() + page.len() / 8);
     }
 }
 
-impl Default for Nodes {
-    fn default() -> Self {
-        Self {
-            nodes: Vec::new(),
-            free: END,
-            used: 0,
-        }
-    }
+/// Returns the place of a bucket's page among this number of pages.
+fn page_of(bucket: Bucket, pages: usize) -> usize {
+    // Of 32 bits, those beyond the bits of the number of pages are cut off. There are fewer than 2^32 pages.
+    ((u64::from(bucket) * pages as u64) >> 32) as usize
+}
+
+/// Returns those of the entries that are of a bucket, which come first.
+fn entries_of(entries: &[u64], bucket: Bucket) -> &[u64] {
+    let others = entries.iter().position(|it| bucket_of(*it) != bucket);
+    &entries[..others.unwrap_or(entries.len())]
 }
 
 #[cfg(test)]
@@ -224,45 +186,65 @@ mod tests {
 
     use super::*;
 
+    /// What an allocation takes beside its bytes.
+    const ALLOCATION: usize = 16;
+
     /// The memory of a hash table with entries of this size, in bytes.
     fn table_bytes(capacity: usize, entry: usize) -> usize {
         match capacity {
             0 => 0,
-            1..=3 => 4 * (entry + 1) + 32,
-            _ => (capacity / 7 * 8) * (entry + 1) + 32,
+            1..=3 => 4 * (entry + 1) + 2 * ALLOCATION,
+            _ => (capacity / 7 * 8) * (entry + 1) + 2 * ALLOCATION,
+        }
+    }
+
+    fn vec_bytes<T>(vec: &Vec<T>) -> usize {
+        match vec.capacity() {
+            0 => 0,
+            capacity => capacity * size_of::<T>() + ALLOCATION,
         }
     }
 
     fn heap_bytes(map: &BucketMap) -> usize {
-        let sets = map
-            .sets
-            .iter()
-            .map(|(_, set)| table_bytes(set.capacity(), 4));
-        table_bytes(map.entries.capacity(), 8)
-            + map.nodes.nodes.capacity() * size_of::<Node>()
-            + map.sets.capacity() * size_of::<HashSet<Slot>>()
+        let pages = map.pages.iter().map(vec_bytes);
+        let sets = map.sets.values();
+        let sets = sets.map(|set| table_bytes(set.capacity(), size_of::<Slot>()));
+        let set_entry = size_of::<(Bucket, HashSet<Slot>)>();
+        vec_bytes(&map.pages)
+            + pages.sum::<usize>()
+            + table_bytes(map.sets.capacity(), set_entry)
             + sets.sum::<usize>()
     }
 
-    /// However many filters share a value, and right after the tables have grown.
+    /// Buckets are hashes.
+    fn bucket(number: u32) -> Bucket {
+        number.wrapping_mul(0x9E37_79B9)
+    }
+
+    /// However many filters share a value, and right after something has grown.
     #[test]
     fn a_slot_takes_no_more_than_is_charged() {
-        for sharing in 1..=40 {
+        for sharing in (1..=40).chain([64, 65, 66, 100, 113, 128, 225, 300]) {
             for buckets in [500, 897, 1_025, 1_793] {
                 let mut map = BucketMap::default();
                 for slot in 0..sharing {
-                    (0..buckets).for_each(|bucket| map.insert(bucket, slot));
+                    (0..buckets).for_each(|it| map.insert(bucket(it), slot));
                 }
-                let charged = (buckets * sharing) as usize * VALUE_BYTES;
+                let slots = (buckets * sharing) as usize;
                 let taken = heap_bytes(&map);
                 assert!(
-                    taken <= charged + 256,
-                    "{sharing} in {buckets}: {taken} bytes for {charged}"
+                    taken <= slots * VALUE_BYTES,
+                    "{sharing} in {buckets}: {taken} bytes for {slots} slots"
                 );
                 for slot in 0..sharing {
-                    (0..buckets).for_each(|bucket| map.remove(bucket, slot));
+                    (0..buckets).for_each(|it| map.remove(bucket(it), slot));
+                    let left = slots - (slot as usize + 1) * buckets as usize;
+                    let taken = heap_bytes(&map);
+                    assert!(
+                        taken <= left * VALUE_BYTES * 3 / 2,
+                        "{sharing} in {buckets}: {taken} bytes for {left} slots"
+                    );
                 }
-                assert!(heap_bytes(&map) <= table_bytes(3, 8));
             }
         }
     }
@@ -270,11 +252,19 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_map_of_sets(
-            steps in prop::collection::vec((any::<bool>(), 0..3_u32, 0..24_u32), 0..400),
+            steps in prop::collection::vec((any::<bool>(), 0..3_u32, 0..200_u32), 0..1_500),
+            spread in any::<bool>(),
         ) {
             let mut map = BucketMap::default();
             let mut model: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
-            for (insert, bucket, slot) in steps {
+            let mut steps = steps;
+            // To the sizes at which sets begin and end.
+            let many = (0..200).map(|slot| (true, 1, slot));
+            let fewer = (0..200).map(|slot| (false, 1, slot));
+            steps.extend(many.chain(fewer));
+            for (insert, number, slot) in steps {
+                // Few buckets with many slots, or many with few.
+                let bucket = if spread { bucket(number * 200 + slot) } else { bucket(number) };
                 let slots = model.entry(bucket).or_default();
                 if insert {
                     map.insert(bucket, slot);
@@ -288,6 +278,14 @@ mod tests {
                 found.sort_unstable();
                 prop_assert!(found.iter().eq(slots.iter()), "{found:?} {slots:?}");
             }
+            for (bucket, slots) in model {
+                let mut found = Vec::new();
+                map.for_each(bucket, |slot| found.push(slot));
+                found.sort_unstable();
+                prop_assert!(found.iter().eq(slots.iter()), "{found:?} {slots:?}");
+                slots.into_iter().for_each(|slot| map.remove(bucket, slot));
+            }
+            prop_assert_eq!(heap_bytes(&map), 0);
         }
     }
 }

@@ -13,8 +13,8 @@ use crate::model::Shard;
 const MAX_PAIRS: usize = 4_096;
 /// What a value of a row filter takes, in bytes, with the free room of its table.
 pub(super) const ROW_VALUE_BYTES: usize = 260;
-/// What the index of a filter takes beside its path and its values, in bytes.
-pub(super) const GROUP_BYTES: usize = 450;
+/// What the index of a filter takes beside its path and its values, in bytes, with the page of the first one.
+pub(super) const GROUP_BYTES: usize = 456;
 /// What a component of a path takes beside its name, in bytes.
 const COMPONENT_BYTES: usize = 48;
 

@@ -329,7 +329,9 @@ mod tests {
         assert!(row_value <= ROW_VALUE_BYTES, "{row_value} bytes");
         // The smallest table has room for four.
         let table = 4 * (size_of::<(LookupField, Box<FilterGroup>)>() + 1) + 2 * ALLOCATION;
-        let group = table + size_of::<FilterGroup>() + ALLOCATION;
+        // Of the first page its place and the first entry. The table of pages has room for one.
+        let page = size_of::<Vec<u64>>() + size_of::<u64>() + 2 * ALLOCATION;
+        let group = table + size_of::<FilterGroup>() + ALLOCATION + page;
         assert!(group <= GROUP_BYTES, "{group} bytes");
         assert!(group > GROUP_BYTES - 64, "{group} bytes");
     }

@@ -41,8 +41,10 @@ const BRIEF_STEPS: usize = MAX_STEPS / 64;
 #[derive(Debug)]
 pub(in crate::filter) struct WorkBudget {
     steps: Cell<usize>,
+    /// With fewer steps left, more were needed than [`BRIEF_STEPS`].
+    brief_until: usize,
     undecided: Cell<bool>,
-    used_up: Cell<bool>,
+    took_long: Cell<bool>,
 }
 
 impl Default for WorkBudget {
@@ -60,14 +62,16 @@ impl WorkBudget {
     fn of(steps: usize) -> WorkBudget {
         WorkBudget {
             steps: Cell::new(steps),
+            brief_until: steps.saturating_sub(BRIEF_STEPS),
             undecided: Cell::new(false),
-            used_up: Cell::new(false),
+            took_long: Cell::new(false),
         }
     }
 
-    /// Returns whether a value would have taken more work than was left.
-    pub(in crate::filter) fn is_used_up(&self) -> bool {
-        self.used_up.get()
+    /// Returns whether the values took more work than a brief evaluation may, or would have. Steps are counted and not
+    /// time, so that a thread that has to wait changes nothing.
+    pub(in crate::filter) fn took_long(&self) -> bool {
+        self.took_long.get()
     }
 
     /// Returns whether a value was undecided since the last call, and resets that.
@@ -87,8 +91,10 @@ impl WorkBudget {
     /// Takes the steps; `None` if not enough are left.
     fn take(&self, steps: usize) -> Option<()> {
         let left = self.steps.get().checked_sub(steps);
+        if left.is_none_or(|left| left < self.brief_until) {
+            self.took_long.set(true);
+        }
         if left.is_none() {
-            self.used_up.set(true);
             self.mark_undecided();
         }
         self.steps.set(left?);

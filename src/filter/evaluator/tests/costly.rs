@@ -40,7 +40,7 @@ fn an_ordinary_filter_is_decided_at_once() {
 
 /// It is tried once, unless its size alone says so, and never leaves undecided what needs no filter.
 #[test]
-fn a_filter_that_takes_long_is_left_undecided_from_then_on() {
+fn a_filter_that_takes_long_is_left_undecided() {
     let slow = Evaluator::new(&residual(regex("a[ab]{300}c")));
     let large = Evaluator::new(&residual(regex("[ab]*a[ab]{400}c|a.{0,200}b")));
     let many =
@@ -65,4 +65,35 @@ fn a_filter_that_takes_long_is_left_undecided_from_then_on() {
     });
     let deleted = EventFields::read(Operation::Delete, &[]);
     assert_eq!(inserts.evaluate_briefly(&deleted), Verdict::Fails);
+}
+
+/// One event that takes long makes the next ones wait, and not all to come. Events that take long say so wherever they
+/// are decided, and a filter that is large stays costly.
+#[test]
+fn a_filter_is_tried_again_after_many_events_that_do_not_take_long() {
+    let slow = Evaluator::new(&residual(regex("a[ab]{300}c")));
+    let large = Evaluator::new(&residual(regex("[ab]*a[ab]{400}c|a.{0,200}b")));
+    let (long, short) = (inserted(noise(20_000)), inserted("ccc".to_owned()));
+    let long = EventFields::read(Operation::Insert, &long);
+    let short = EventFields::read(Operation::Insert, &short);
+    let passes_undecided = |evaluator: &Evaluator, events: u32| {
+        for _ in 0..events {
+            assert_eq!(evaluator.evaluate_briefly(&short), Verdict::Undecided);
+            assert_eq!(evaluator.evaluate(&short), None);
+        }
+    };
+    // As often as it takes long.
+    for _ in 0..3 {
+        assert_eq!(slow.evaluate_briefly(&long), Verdict::Undecided);
+        passes_undecided(&slow, CALM_EVENTS);
+        assert_eq!(slow.evaluate_briefly(&short), Verdict::Fails);
+        assert_eq!(slow.evaluate_briefly(&short), Verdict::Fails);
+    }
+    // Noted by whoever had the time for it.
+    slow.evaluate(&long);
+    passes_undecided(&slow, CALM_EVENTS - 1);
+    slow.evaluate(&long);
+    passes_undecided(&slow, CALM_EVENTS);
+    assert_eq!(slow.evaluate_briefly(&short), Verdict::Fails);
+    passes_undecided(&large, 2 * CALM_EVENTS);
 }

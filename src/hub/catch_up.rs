@@ -14,7 +14,7 @@ mod start;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
@@ -51,6 +51,12 @@ const SHORT_DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
 /// The interval at which it is checked whether others wait for a permit.
 const CHECK: Duration = Duration::from_millis(250);
 
+/// The maximum time of a search for events before an end of the ring.
+const SEARCH_LIMIT: Duration = Duration::from_secs(3);
+
+/// The pause after one that can't be repeated at once.
+const SEARCH_PAUSE: Duration = Duration::from_secs(5);
+
 /// A running catch-up. Dropping it stops it.
 #[derive(Debug)]
 pub(super) struct RunningCatchUp {
@@ -80,6 +86,8 @@ struct CatchUp {
     /// The time of the reply with the last event, or of the first reply.
     delivered_by: Option<ClusterTime>,
     held_barrier: HeldBarrier,
+    /// The time before which it is not asked again whether anything is left before an end of the ring.
+    next_search: Option<Instant>,
     permit: Option<CatchUpPermit>,
 }
 
@@ -133,6 +141,7 @@ impl RunningCatchUp {
             start_upper_bound: None,
             delivered_by: None,
             held_barrier: HeldBarrier::default(),
+            next_search: None,
             permit: None,
         };
         let stop = catch_ups.tasks.stop_token();
@@ -220,7 +229,7 @@ impl CatchUp {
         let queue = Arc::clone(&self.queue);
         let mut plan = Arc::clone(&self.spec.plan);
         let mut segmenter = self.segmenter(&plan);
-        let (mut quiet_replies, mut has_searched) = (0, false);
+        let mut quiet_replies = 0;
         loop {
             self.catch_ups.memory.wait_available().await;
             stream.set_awaited_time(self.subscriber.first_time_past_end());
@@ -234,15 +243,13 @@ impl CatchUp {
                 self.evaluator = evaluator_of(&self.spec.watch_residual);
             }
             self.start_upper_bound = self.start_upper_bound.or(batch.operation_time);
-            let (quiet, waited) = (batch.events.is_empty(), batch.waited);
-            // In the midst of history one search is enough: it reads what the stream will read.
-            let may_join_at_barrier =
-                quiet && (batch.caught_up || !has_searched || plan.has_client_stages());
+            let (quiet, waited, caught_up) =
+                (batch.events.is_empty(), batch.waited, batch.caught_up);
             if !quiet || self.delivered_by.is_none() {
                 self.delivered_by = batch.operation_time;
             }
             let position = stream.position().clone();
-            if quiet && batch.caught_up {
+            if quiet && caught_up {
                 // Before the position, at which a watch may end.
                 queue.push(QueueItem::Stage(Stage::Live, ""));
             }
@@ -260,14 +267,9 @@ impl CatchUp {
                     .await?;
             }
             let mut joined = self.join();
-            if joined.is_none() && may_join_at_barrier {
-                has_searched = true;
+            if joined.is_none() && quiet {
                 let at = stream.position().clone();
-                joined = if plan.has_client_stages() {
-                    self.join_at_held_barrier(at).await
-                } else {
-                    self.join_at_barrier(at).await
-                };
+                joined = self.join_while_quiet(&plan, at, caught_up).await;
             }
             if let Some(reader) = joined {
                 return Ok(CatchUpOutcome::Joined(reader));
@@ -364,6 +366,34 @@ impl CatchUp {
             // The ring of a feed that MongoDB filters holds only matching events.
             (Some(last), Some(matched)) => join(point(last)).or_else(|| join(point(matched))),
         }
+    }
+
+    /// Joins the ring at its end or at an earlier one, if nothing is left before it. The stream is not read meanwhile, so
+    /// that a search that takes long, or that reads what the stream is about to read, is followed by a pause.
+    async fn join_while_quiet(
+        &mut self,
+        plan: &Plan,
+        at: Position,
+        caught_up: bool,
+    ) -> Option<RingReader> {
+        let begin = Instant::now();
+        if self.next_search.is_some_and(|next| begin < next) {
+            return None;
+        }
+        let has_client_stages = plan.has_client_stages();
+        let search = async {
+            if has_client_stages {
+                self.join_at_held_barrier(at).await
+            } else {
+                self.join_at_barrier(at).await
+            }
+        };
+        let joined = timeout(SEARCH_LIMIT, search).await.ok().flatten();
+        let is_slow = begin.elapsed() >= SEARCH_LIMIT / 2;
+        if joined.is_none() && (is_slow || !caught_up && !has_client_stages) {
+            self.next_search = Some(Instant::now() + SEARCH_PAUSE);
+        }
+        joined
     }
 
     /// Joins the ring at its current end, if MongoDB confirms that no matching event is left before it.

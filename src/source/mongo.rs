@@ -92,11 +92,8 @@ impl Source for MongoSource {
     ) -> BoxFuture<'a, Result<bool, SourceError>> {
         Box::pin(async move {
             let source = self.connected().await?;
-            let look = source.begin_look(plan.clone(), at.clone(), until);
-            let found = look.await.map_err(|error| {
-                SourceError::unexpected(format!("the task that looks for events failed: {error}"))
-            })?;
-            Ok(found? == Following::Nothing)
+            let mut look = source.begin_look(plan.clone(), at.clone(), until);
+            Ok(look.answer().await? == Following::Nothing)
         })
     }
 

@@ -9,8 +9,11 @@ use std::{
 
 use bson::{Document, doc};
 use futures::future::BoxFuture;
-use mongodb::{Client, error::Error as DriverError, options::SelectionCriteria};
-use tokio::time::{Instant, timeout, timeout_at};
+use mongodb::{Client, ClientSession, error::Error as DriverError, options::SelectionCriteria};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{idle::IdleConnections, options::OptionSupport, retry};
@@ -23,7 +26,7 @@ use crate::{
 const MAX_COMMANDS: usize = 32;
 
 /// The maximum number of looks for events at a time, each of which runs one command after the other.
-const MAX_LOOKS: usize = 6;
+pub(super) const MAX_LOOKS: usize = 4;
 
 /// The time that the primary may take to answer whether only the read preference is the reason of a failure. The
 /// failed call has taken its whole time already.
@@ -64,7 +67,6 @@ pub(super) struct Connected {
     pub(super) can_split: Arc<OnceLock<bool>>,
     pub(super) options: Arc<OptionSupport>,
     pub(super) sharded: Arc<OnceLock<bool>>,
-    pub(super) may_reply_midway: Arc<OnceLock<bool>>,
 }
 
 impl Connected {
@@ -91,7 +93,6 @@ impl Connected {
             can_split: Arc::default(),
             options: Arc::new(options),
             sharded: Arc::default(),
-            may_reply_midway: Arc::default(),
         }
     }
 
@@ -149,25 +150,30 @@ impl Connected {
         retry::on_another_server(run).await
     }
 
-    /// Runs a command, and on another server if the first one just stepped down.
+    /// Runs a command in a session, and on another server if the first one just stepped down.
     pub(super) async fn run(
         &self,
         database: &mongodb::Database,
         command: Document,
+        session: &Arc<Mutex<ClientSession>>,
     ) -> Result<Document, SourceError> {
-        let run = || self.run_once(database, command.clone());
+        let run = || self.run_once(database, command.clone(), session);
         retry::on_another_server(run).await
     }
 
-    /// Runs a command once.
+    /// Runs a command in a session, once.
     pub(super) async fn run_once(
         &self,
         database: &mongodb::Database,
         command: Document,
+        session: &Arc<Mutex<ClientSession>>,
     ) -> Result<Document, SourceError> {
-        let database = database.clone();
-        self.reply_to(async move { database.run_command(command).await })
-            .await
+        let (database, session) = (database.clone(), Arc::clone(session));
+        self.reply_to(async move {
+            let mut session = session.lock().await;
+            database.run_command(command).session(&mut *session).await
+        })
+        .await
     }
 
     /// Waits for the reply to a command that MongoDB executes at once, for the reply timeout.

@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use mongodb::{Client, error::Error as DriverError, event::EventHandler, options::ClientOptions};
 
-use super::{connected::Connected, idle::IdleConnections, options::OptionSupport};
+use super::{
+    connected::{Connected, MAX_LOOKS},
+    idle::IdleConnections,
+    options::OptionSupport,
+};
 use crate::limit::{Limit, Limiter};
 
 /// The time after which an idle connection is not used any more, unless the URI sets another. Shorter than
@@ -20,16 +24,16 @@ const MAX_IDLE_TIME_OF_FEEDS: Duration = Duration::from_secs(10);
 /// The connections for feeds beyond one for each: for the commands that close cursors.
 const EXTRA_FEED_CONNECTIONS: u32 = 2;
 
-/// The other connections beyond one for each catch-up: for pings, look-ups of the oldest oplog entry and closing
+/// The other connections beyond one for each catch-up: for looks, pings, look-ups of the oldest oplog entry and closing
 /// cursors.
-const EXTRA_OTHER_CONNECTIONS: u32 = 8;
+const EXTRA_OTHER_CONNECTIONS: u32 = 8 + MAX_LOOKS as u32;
 
 /// The streams beyond one for each feed: one that looks for an event has a second one.
 const EXTRA_FEED_STREAMS: u32 = 2;
 
 /// The streams beyond one for each catch-up, of which several may look for an event at once. What is left of the other
 /// connections is for commands, which are short.
-const EXTRA_OTHER_STREAMS: u32 = EXTRA_OTHER_CONNECTIONS - 2;
+const EXTRA_OTHER_STREAMS: u32 = EXTRA_OTHER_CONNECTIONS - MAX_LOOKS as u32 - 2;
 
 /// The settings of the connection to MongoDB.
 #[derive(Debug, Clone)]

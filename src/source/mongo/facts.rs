@@ -11,9 +11,6 @@ use super::{
     values::{operation_time, time_of},
 };
 
-/// The first version that may reply in the midst of a scan (`internalOperationResponseMaxMS`).
-const FIRST_MIDWAY_VERSION: i64 = 9;
-
 impl Connected {
     /// Returns whether the server has `$changeStreamSplitLargeEvent` (6.0.9, 7.0). Asks until it is known.
     pub(super) async fn can_split(&self) -> Result<bool, SourceError> {
@@ -22,19 +19,6 @@ impl Connected {
             Ok(has_split_stage(&version_numbers(&build)))
         };
         cached_or_ask(&self.can_split, ask).await
-    }
-
-    /// Returns whether the server's version may reply to a `getMore` in the midst of a scan. Asks until it
-    /// is known.
-    pub(super) async fn may_reply_midway(&self) -> Result<bool, SourceError> {
-        let ask = async {
-            let build = self.command(doc! { "buildInfo": 1 }).await?;
-            let version = version_numbers(&build);
-            Ok(version
-                .first()
-                .is_some_and(|major| *major >= FIRST_MIDWAY_VERSION))
-        };
-        cached_or_ask(&self.may_reply_midway, ask).await
     }
 
     /// Returns MongoDB's operation time.

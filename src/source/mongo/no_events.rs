@@ -1,9 +1,11 @@
 //! A look for what follows a position, up to a time.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bson::{Bson, Document, doc};
-use tokio::{task::JoinHandle, time::Instant};
+use mongodb::ClientSession;
+use tokio::{sync::Mutex, task::JoinHandle, time::Instant};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     pipeline::Plan,
@@ -26,8 +28,8 @@ const HOLD_MS: i32 = 200;
 /// A reply that took as long was held back.
 const HELD: Duration = Duration::from_millis(180);
 
-/// The number of replies in a row with one token after which a server that may reply in the midst of a scan has
-/// nothing left. With each reply it reads at least one entry.
+/// The number of replies in a row with one token after which a server has nothing left. It may reply in the midst of a
+/// scan, but reads at least one entry for each reply.
 const REPEATS: usize = 3;
 
 /// What follows a position in a stream that leaves nothing out.
@@ -58,7 +60,6 @@ struct Replies {
     /// The token, or the time, with which the stream was opened.
     opened_with: (Option<Document>, Option<ClusterTime>),
     until: ClusterTime,
-    may_reply_midway: bool,
     token: Option<Document>,
     /// The last token tells no time.
     is_opaque: bool,
@@ -101,10 +102,8 @@ impl Replies {
         self.is_opaque = told.is_none();
         let is_proof = match told {
             Some(told) if told > self.until || told == self.until && has_moved => true,
+            // Some servers always leave it empty.
             _ if is_first => false,
-            // Without any event left out, it replies only once it has read everything. Some servers always leave
-            // the first batch empty.
-            Some(_) if !self.may_reply_midway => true,
             Some(_) => self.repeats >= REPEATS,
             // As said by a server that waited for an event, and not by one that was interrupted.
             None => self.repeats > 0 && took >= HELD,
@@ -113,34 +112,58 @@ impl Replies {
     }
 }
 
+/// A look that runs in a task. Once it is dropped, the task does no more than close what it has opened.
+#[derive(Debug)]
+pub(super) struct Look {
+    answer: JoinHandle<Result<Following, SourceError>>,
+    _stop: DropGuard,
+}
+
+impl Look {
+    /// Waits for the answer. Cancel safe.
+    ///
+    /// # Errors
+    /// As of any call.
+    pub(super) async fn answer(&mut self) -> Result<Following, SourceError> {
+        let answer = (&mut self.answer).await;
+        answer.map_err(|error| {
+            SourceError::unexpected(format!("the task that looks for events failed: {error}"))
+        })?
+    }
+}
+
 impl Connected {
     /// Begins to look in `plan`'s stream, which must leave nothing out, for what follows a position up to the time
     /// `until`. In its own task: dropped midway, it would leave its cursor open on the server.
-    pub(super) fn begin_look(
-        &self,
-        plan: Plan,
-        at: Position,
-        until: ClusterTime,
-    ) -> JoinHandle<Result<Following, SourceError>> {
-        let source = self.clone();
-        tokio::spawn(async move {
-            let (source, _permit) = source.for_look().await?;
-            source.retried(|| source.look(&plan, &at, until)).await
-        })
+    pub(super) fn begin_look(&self, plan: Plan, at: Position, until: ClusterTime) -> Look {
+        let (source, stop) = (self.clone(), CancellationToken::new());
+        let guard = stop.clone().drop_guard();
+        let look = async move {
+            let permitted = stop.run_until_cancelled(source.for_look()).await;
+            let Some((source, _permit)) = permitted.transpose()? else {
+                return Ok(Following::Unknown);
+            };
+            let look = || source.look(&plan, &at, until, &stop);
+            source.retried(look).await
+        };
+        Look {
+            answer: tokio::spawn(look),
+            _stop: guard,
+        }
     }
 
-    /// Opens the stream at a position and reads at least up to the time `until`. Behind a mongos an empty reply may
-    /// come before every shard has replied, so nothing is asked there.
+    /// Opens the stream at a position and reads at least up to the time `until`, or until it is to stop. Behind a mongos
+    /// an empty reply may come before every shard has replied, so nothing is asked there.
     async fn look(
         &self,
         plan: &Plan,
         at: &Position,
         until: ClusterTime,
+        stop: &CancellationToken,
     ) -> Result<Following, SourceError> {
         if self.is_sharded().await? {
             return Ok(Following::Unknown);
         }
-        let may_reply_midway = self.may_reply_midway().await?;
         // Documents that are looked up do not matter here.
         let options = StreamOptions {
             match_collection_uuid: false,
@@ -151,13 +174,17 @@ impl Connected {
         let (database, collection) = stream_target(plan.scope());
         let collection = collection.map_or(Bson::Int32(1), Bson::from);
         let database = self.client.database(database);
+        let session = self.session().await?;
         let aggregate = doc! {
             "aggregate": collection,
             "pipeline": pipeline,
             "cursor": { "batchSize": 1 },
             "readConcern": { "level": "majority", "afterClusterTime": timestamp(until) },
         };
-        let answer = self.run(&database, aggregate).await?;
+        if stop.is_cancelled() {
+            return Ok(Following::Unknown);
+        }
+        let answer = self.run(&database, aggregate, &session).await?;
         let no_cursor =
             |_| SourceError::unexpected("the reply to an aggregate has no usable cursor");
         let cursor = answer.get_document("cursor").map_err(no_cursor)?;
@@ -171,21 +198,20 @@ impl Connected {
                     None => (None, Some(at.time())),
                 },
                 until,
-                may_reply_midway,
                 token: None,
                 is_opaque: false,
                 repeats: 0,
             };
             let mut found = replies.add(cursor, "firstBatch", Duration::ZERO);
             for _ in 0..MAX_REPLIES {
-                if found.is_some() {
+                if found.is_some() || stop.is_cancelled() {
                     break;
                 }
                 let get_more = doc! {
                     "getMore": id, "collection": collection, "batchSize": 1, "maxTimeMS": replies.hold_ms(),
                 };
                 let begin = Instant::now();
-                let answer = self.run_once(&database, get_more).await?;
+                let answer = self.run_once(&database, get_more, &session).await?;
                 let cursor = answer.get_document("cursor").map_err(no_cursor)?;
                 found = replies.add(cursor, "nextBatch", begin.elapsed());
             }
@@ -195,10 +221,21 @@ impl Connected {
         if id != 0 {
             // After a failure too. Its own failure takes nothing from what was read.
             let kill = doc! { "killCursors": collection, "cursors": [id] };
-            if let Err(error) = self.run_once(&database, kill).await {
+            if let Err(error) = self.run_once(&database, kill, &session).await {
                 tracing::debug!(code = error.code, %error, "could not close a cursor of mongodb");
             }
         }
         found
+    }
+
+    /// Starts a session for the commands of one cursor: MongoDB refuses a `getMore` in another session than that of the
+    /// `aggregate` (50738), and the driver takes any session for a command that names none.
+    async fn session(&self) -> Result<Arc<Mutex<ClientSession>>, SourceError> {
+        let session = self
+            .client
+            .start_session()
+            .causal_consistency(false)
+            .await?;
+        Ok(Arc::new(Mutex::new(session)))
     }
 }

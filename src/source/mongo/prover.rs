@@ -7,17 +7,14 @@
 use std::future::pending;
 
 use bytes::Bytes;
-use tokio::{
-    task::JoinHandle,
-    time::{Duration, Instant, timeout_at},
-};
+use tokio::time::{Duration, Instant, timeout_at};
 
 use crate::{
     pipeline::Plan,
-    source::{Batch, ClusterTime, Position, SourceError, reply::ReplyDecoder},
+    source::{Batch, ClusterTime, Position, reply::ReplyDecoder},
 };
 
-use super::{connected::Connected, no_events::Following};
+use super::{connected::Connected, no_events::Look};
 
 /// The shortest time between two questions.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -38,13 +35,13 @@ pub(super) struct Prover {
     awaited: Option<ClusterTime>,
     asked: Option<Instant>,
     opened: Instant,
-    look: Option<Look>,
+    question: Option<Question>,
 }
 
 /// A question that is being asked.
-struct Look {
+struct Question {
     until: ClusterTime,
-    answer: JoinHandle<Result<Following, SourceError>>,
+    look: Look,
     give_up_at: Instant,
     /// The position after the last reply, while no event has come since the question.
     position: Option<Position>,
@@ -59,7 +56,7 @@ impl Prover {
             awaited: None,
             asked: None,
             opened: Instant::now(),
-            look: None,
+            question: None,
         }
     }
 
@@ -74,8 +71,8 @@ impl Prover {
             [batch] if batch.events.is_empty() => batch.position.as_ref(),
             _ => None,
         };
-        if let Some(look) = &mut self.look {
-            look.position = look.position.take().and(empty.map(Position::detached));
+        if let Some(question) = &mut self.question {
+            question.position = question.position.take().and(empty.map(Position::detached));
             return;
         }
         if let ([batch], Some(at)) = (batches, empty)
@@ -87,9 +84,9 @@ impl Prover {
             let (begin, at) = (Instant::now(), at.detached());
             let outline = self.plan.unfiltered().identity_only();
             self.asked = Some(begin);
-            self.look = Some(Look {
+            self.question = Some(Question {
                 until: now,
-                answer: self.source.begin_look(outline, at.clone(), now),
+                look: self.source.begin_look(outline, at.clone(), now),
                 give_up_at: begin + PATIENCE,
                 position: Some(at),
             });
@@ -114,28 +111,28 @@ impl Prover {
     /// time that was asked about. Waits forever while nothing is asked. Cancel safe.
     pub(super) async fn answer(&mut self) -> Proved {
         loop {
-            let Some(look) = &mut self.look else {
+            let Some(question) = &mut self.question else {
                 pending::<()>().await;
                 continue;
             };
-            let answer = timeout_at(look.give_up_at, &mut look.answer).await;
-            let Some(look) = self.look.take() else {
+            let answer = timeout_at(question.give_up_at, question.look.answer()).await;
+            let Some(question) = self.question.take() else {
                 continue;
             };
             match answer {
-                Ok(Ok(Ok(found))) => {
-                    if let Some(reached) = found.reached(look.until) {
+                Ok(Ok(found)) => {
+                    if let Some(reached) = found.reached(question.until) {
                         return Proved {
                             reached,
-                            position: look.position,
-                            until: look.until,
+                            position: question.position,
+                            until: question.until,
                         };
                     }
                 }
-                Ok(Ok(Err(error))) => {
+                Ok(Err(error)) => {
                     tracing::debug!(code = error.code, %error, "could not look for the next event");
                 }
-                Ok(Err(_)) | Err(_) => {}
+                Err(_) => {}
             }
         }
     }

@@ -15,7 +15,8 @@ use crate::source::{ClusterTime, Position};
 /// Where tokens do not tell, an empty reply shows it only if the stream leaves nothing out.
 #[derive(Debug)]
 pub(super) struct CaughtUpProof {
-    /// The operation time of the first reply that has one.
+    /// The operation time of the first reply that has one, and no time before that of the position at which the stream
+    /// was opened: the member that replies may be behind the one that the position is of.
     pub target: Option<ClusterTime>,
     pub caught_up: bool,
     /// `true` if the last reply was empty and did not tell how far the stream is.
@@ -24,6 +25,8 @@ pub(super) struct CaughtUpProof {
     pub has_opaque_tokens: bool,
     /// `true` after the first reply.
     has_begun: bool,
+    /// The time of the position at which the stream was opened.
+    opened_at_least: Option<ClusterTime>,
     /// The token, or the time, with which the stream was opened; from now, those of the first reply.
     opened_with: (Option<Bytes>, Option<ClusterTime>),
     /// The token of the last reply, if that was empty.
@@ -60,6 +63,7 @@ impl CaughtUpProof {
             is_untold: false,
             has_opaque_tokens: false,
             has_begun: false,
+            opened_at_least: at.map(Position::time),
             opened_with: (at.and_then(Position::token).cloned(), time),
             last: None,
         }
@@ -88,7 +92,10 @@ impl CaughtUpProof {
         if reply.from_now && !self.has_begun {
             self.opened_with = (reply.token.map(Bytes::copy_from_slice), reply.time);
         }
-        self.target = self.target.or(reply.operation_time);
+        let now = reply.operation_time;
+        self.target = self
+            .target
+            .or_else(|| now.map(|now| now.max(self.opened_at_least.unwrap_or(now))));
         let repeats =
             reply.is_empty && reply.token.is_some() && reply.token == self.last.as_deref();
         // Several in a row without a change may mean that the token does not move.

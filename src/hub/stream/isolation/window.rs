@@ -149,6 +149,14 @@ impl Window {
         source: &dyn Source,
         batch: &Batch,
     ) -> Result<(), SourceError> {
+        // The events may be known from another member than the one that replies, and that one be behind.
+        let is_early = match (&batch.position, self.events.last()) {
+            (Some(at), Some(last)) => at.time() < last.time,
+            _ => false,
+        };
+        if !batch.closed && !self.is_sharded && is_early {
+            return Ok(());
+        }
         // Behind a mongos a token may stay where it is, so that the wait for a proof ends.
         let is_end = batch.closed || batch.caught_up || self.is_sharded && batch.waited;
         if !is_end {

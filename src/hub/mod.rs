@@ -128,6 +128,7 @@ impl Hub {
             costly: costly.clone(),
             source: Arc::clone(&source),
             memory: Arc::clone(&memory),
+            openings: catch_ups::opening_turns(),
             permits: CatchUpPermits::new(settings.max_catch_ups, Arc::clone(&metrics)),
             tasks: tasks.clone(),
             metrics: Arc::clone(&metrics),

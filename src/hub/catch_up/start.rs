@@ -92,7 +92,7 @@ impl CatchUpStart {
     }
 }
 
-/// A task that opens a stream and holds the permit. It keeps the permit until MongoDB has answered, even if
+/// A task that opens a stream, when it is its caller's turn, and holds the permit. It keeps the permit until MongoDB has answered, even if
 /// the watch is cancelled, because MongoDB still runs the scan on a connection of Weir.
 pub(in crate::hub) struct PendingOpen(JoinHandle<(CatchUpPermit, Result<OpenedStream, Error>)>);
 
@@ -106,7 +106,9 @@ impl PendingOpen {
         let source = Arc::clone(&catch_ups.source);
         let (plans, token_context) = (spec.plans(), spec.token_context.clone());
         let from = spec.from.clone();
+        let (openings, caller) = (catch_ups.openings.clone(), spec.caller.clone());
         let open = async move {
+            let _turn = openings.acquire(&caller).await;
             (
                 permit,
                 open(&source, &plans, &token_context, Some(&from)).await,

@@ -39,6 +39,9 @@ const MAX_WAIT_FOR_CLOSING: Duration = Duration::from_secs(3);
 /// The upper bound of [`Connected::patience`].
 const MAX_PATIENCE: Duration = Duration::from_secs(2);
 
+/// A session, of which one command at a time runs; `None` where MongoDB has none.
+pub(super) type Session = Option<Arc<Mutex<ClientSession>>>;
+
 fn commands_at_once() -> Limiter {
     Limiter::new(Limit::new("commands", MAX_COMMANDS))
 }
@@ -67,6 +70,7 @@ pub(super) struct Connected {
     pub(super) can_split: Arc<OnceLock<bool>>,
     pub(super) options: Arc<OptionSupport>,
     pub(super) sharded: Arc<OnceLock<bool>>,
+    pub(super) sessions: Arc<OnceLock<bool>>,
 }
 
 impl Connected {
@@ -93,6 +97,7 @@ impl Connected {
             can_split: Arc::default(),
             options: Arc::new(options),
             sharded: Arc::default(),
+            sessions: Arc::default(),
         }
     }
 
@@ -150,12 +155,21 @@ impl Connected {
         retry::on_another_server(run).await
     }
 
+    /// Starts a session, where MongoDB has sessions.
+    pub(super) async fn start_session(&self) -> Result<Session, SourceError> {
+        if !self.has_sessions().await? {
+            return Ok(None);
+        }
+        let session = self.client.start_session().causal_consistency(false);
+        Ok(Some(Arc::new(Mutex::new(session.await?))))
+    }
+
     /// Runs a command in a session, and on another server if the first one just stepped down.
     pub(super) async fn run(
         &self,
         database: &mongodb::Database,
         command: Document,
-        session: &Arc<Mutex<ClientSession>>,
+        session: &Session,
     ) -> Result<Document, SourceError> {
         let run = || self.run_once(database, command.clone(), session);
         retry::on_another_server(run).await
@@ -166,12 +180,15 @@ impl Connected {
         &self,
         database: &mongodb::Database,
         command: Document,
-        session: &Arc<Mutex<ClientSession>>,
+        session: &Session,
     ) -> Result<Document, SourceError> {
-        let (database, session) = (database.clone(), Arc::clone(session));
+        let (database, session) = (database.clone(), session.clone());
         self.reply_to(async move {
-            let mut session = session.lock().await;
-            database.run_command(command).session(&mut *session).await
+            let run = database.run_command(command);
+            match &session {
+                Some(session) => run.session(&mut *session.lock().await).await,
+                None => run.await,
+            }
         })
         .await
     }

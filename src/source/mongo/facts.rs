@@ -36,6 +36,15 @@ impl Connected {
         cached_or_ask(&self.sharded, ask).await
     }
 
+    /// Returns whether MongoDB has sessions. Asks until it is known.
+    pub(super) async fn has_sessions(&self) -> Result<bool, SourceError> {
+        let ask = async {
+            let hello = self.command(doc! { "hello": 1 }).await?;
+            Ok(hello.contains_key("logicalSessionTimeoutMinutes"))
+        };
+        cached_or_ask(&self.sessions, ask).await
+    }
+
     /// Returns the time of the oldest entry of the oplog, if it can be read.
     pub(super) async fn oldest_oplog_time(&self) -> Result<Option<ClusterTime>, SourceError> {
         let oplog = self

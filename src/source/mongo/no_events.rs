@@ -1,10 +1,9 @@
 //! A look for what follows a position, up to a time.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bson::{Bson, Document, doc};
-use mongodb::ClientSession;
-use tokio::{sync::Mutex, task::JoinHandle, time::Instant};
+use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
@@ -174,7 +173,9 @@ impl Connected {
         let (database, collection) = stream_target(plan.scope());
         let collection = collection.map_or(Bson::Int32(1), Bson::from);
         let database = self.client.database(database);
-        let session = self.session().await?;
+        // MongoDB refuses a `getMore` in another session than that of the `aggregate` (50738), and the driver takes any
+        // session for a command that names none.
+        let session = self.start_session().await?;
         let aggregate = doc! {
             "aggregate": collection,
             "pipeline": pipeline,
@@ -219,23 +220,12 @@ impl Connected {
         };
         let found = read.await;
         if id != 0 {
-            // After a failure too. Its own failure takes nothing from what was read.
+            // After a failure too. Its own failure takes nothing from what was read. The driver sends it in no session.
             let kill = doc! { "killCursors": collection, "cursors": [id] };
-            if let Err(error) = self.run_once(&database, kill, &session).await {
+            if let Err(error) = self.run_once(&database, kill, &None).await {
                 tracing::debug!(code = error.code, %error, "could not close a cursor of mongodb");
             }
         }
         found
-    }
-
-    /// Starts a session for the commands of one cursor: MongoDB refuses a `getMore` in another session than that of the
-    /// `aggregate` (50738), and the driver takes any session for a command that names none.
-    async fn session(&self) -> Result<Arc<Mutex<ClientSession>>, SourceError> {
-        let session = self
-            .client
-            .start_session()
-            .causal_consistency(false)
-            .await?;
-        Ok(Arc::new(Mutex::new(session)))
     }
 }

@@ -330,6 +330,12 @@ impl State {
         let Some(cursor) = self.cursors.get_mut(&id) else {
             return Err(cursor_not_found());
         };
+        let session = |command: &Document| command.get("lsid").cloned();
+        if session(&cursor.aggregate) != session(request.command()) {
+            return Err(ServerError::new(50738)
+                .named("Location50738")
+                .message("Cannot run getMore on a cursor which was created in another session"));
+        }
         let log = self.logs.entry(cursor.log.clone()).or_default();
         let mut reply = Reply {
             first,

@@ -20,8 +20,9 @@ use super::{connected::Connected, no_events::Look};
 const PAUSE: Duration = Duration::from_millis(250);
 /// The time between two questions of a stream that has not caught up, if its server never waits for an event.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
-/// The time limit for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The time limit for an answer. The stream is read meanwhile, and whoever gives up waits behind all others again: longer
+/// than many looks at a slow server take, of which four run at once.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The time between two questions of a stream for which nobody waits. Where tokens tell their times none is asked, and
 /// a mongod's move once in ten seconds on a quiet deployment (`periodicNoopIntervalSecs`).
 const QUIET_PAUSE: Duration = Duration::from_secs(5);

@@ -115,6 +115,7 @@ fn read_until(
                     }
                 }
                 RingRead::Stage(..) | RingRead::Yield => {}
+                RingRead::Undecided(_) => unreachable!("no filter of the model is costly"),
                 RingRead::Empty => return Poll::Pending,
                 end @ (RingRead::FellBehind | RingRead::Ended(_) | RingRead::Invalidated(_)) => {
                     return Poll::Ready(end);

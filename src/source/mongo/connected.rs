@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{idle::IdleConnections, options::OptionSupport, retry};
+use super::{idle::IdleConnections, options::OptionSupport, retry, values::Kind};
 use crate::{
     limit::{Limit, Limiter, Permit},
     source::{Failure, SourceError, failure::FailedAt},
@@ -69,8 +69,7 @@ pub(super) struct Connected {
     idle: Arc<IdleConnections>,
     pub(super) can_split: Arc<OnceLock<bool>>,
     pub(super) options: Arc<OptionSupport>,
-    pub(super) sharded: Arc<OnceLock<bool>>,
-    pub(super) sessions: Arc<OnceLock<bool>>,
+    pub(super) kind: Arc<OnceLock<Kind>>,
 }
 
 impl Connected {
@@ -96,8 +95,7 @@ impl Connected {
             idle,
             can_split: Arc::default(),
             options: Arc::new(options),
-            sharded: Arc::default(),
-            sessions: Arc::default(),
+            kind: Arc::default(),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::source::{ClusterTime, ServerFacts, SourceError};
 
 use super::{
     connected::Connected,
-    values::{operation_time, time_of},
+    values::{Kind, operation_time, time_of},
 };
 
 impl Connected {
@@ -29,20 +29,20 @@ impl Connected {
 
     /// Returns whether MongoDB is a mongos. Asks until it is known.
     pub(super) async fn is_sharded(&self) -> Result<bool, SourceError> {
-        let ask = async {
-            let hello = self.command(doc! { "hello": 1 }).await?;
-            Ok(matches!(hello.get_str("msg"), Ok("isdbgrid")))
-        };
-        cached_or_ask(&self.sharded, ask).await
+        Ok(self.kind().await?.is_sharded)
     }
 
     /// Returns whether MongoDB has sessions. Asks until it is known.
     pub(super) async fn has_sessions(&self) -> Result<bool, SourceError> {
+        Ok(self.kind().await?.has_sessions)
+    }
+
+    async fn kind(&self) -> Result<Kind, SourceError> {
         let ask = async {
             let hello = self.command(doc! { "hello": 1 }).await?;
-            Ok(hello.contains_key("logicalSessionTimeoutMinutes"))
+            Ok(Kind::of(&hello))
         };
-        cached_or_ask(&self.sessions, ask).await
+        cached_or_ask(&self.kind, ask).await
     }
 
     /// Returns the time of the oldest entry of the oplog, if it can be read.
@@ -85,10 +85,10 @@ impl Connected {
 
 /// Returns the cached value, or asks MongoDB for it and caches it. Concurrent callers ask separately, so
 /// that none waits for the failure of another before its own.
-async fn cached_or_ask(
-    cache: &OnceLock<bool>,
-    ask: impl Future<Output = Result<bool, SourceError>>,
-) -> Result<bool, SourceError> {
+async fn cached_or_ask<T: Copy>(
+    cache: &OnceLock<T>,
+    ask: impl Future<Output = Result<T, SourceError>>,
+) -> Result<T, SourceError> {
     match cache.get() {
         Some(cached) => Ok(*cached),
         None => {

@@ -1,4 +1,4 @@
-//! Times and tokens as MongoDB's commands and replies have them.
+//! Times, tokens and the kind of a server as MongoDB's commands and replies have them.
 
 use bson::{Bson, Document, RawDocument, spec::ElementType};
 
@@ -49,4 +49,20 @@ pub(crate) fn token_document(token: &[u8]) -> Result<Document, SourceError> {
         document.insert(name.as_str(), value);
     }
     Ok(document)
+}
+
+/// What MongoDB's `hello` says of its kind.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kind {
+    pub is_sharded: bool,
+    pub has_sessions: bool,
+}
+
+impl Kind {
+    pub(super) fn of(hello: &Document) -> Self {
+        Self {
+            is_sharded: matches!(hello.get_str("msg"), Ok("isdbgrid")),
+            has_sessions: hello.contains_key("logicalSessionTimeoutMinutes"),
+        }
+    }
 }

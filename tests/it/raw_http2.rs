@@ -9,84 +9,31 @@ use tokio::net::TcpStream;
 
 use crate::support::{WAIT_LIMIT, within};
 
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+#[path = "../../benches/performance/client/frames.rs"]
+mod frames;
 
-pub const DATA: u8 = 0;
-pub const HEADERS: u8 = 1;
+pub use frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, RST_STREAM, SETTINGS, WATCH,
+    frame, literals, message,
+};
+
 pub const PRIORITY: u8 = 2;
-pub const RST_STREAM: u8 = 3;
-pub const SETTINGS: u8 = 4;
 pub const PUSH_PROMISE: u8 = 5;
 pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
-pub const CONTINUATION: u8 = 9;
 
-pub const END_STREAM: u8 = 1;
 pub const ACK: u8 = 1;
-pub const END_HEADERS: u8 = 4;
 pub const PADDED: u8 = 8;
-
-/// Encodes one frame.
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a frame is short");
-    let mut out = length.to_be_bytes()[1..].to_vec();
-    out.extend([kind, flags]);
-    out.extend(stream.to_be_bytes());
-    out.extend(payload);
-    out
-}
 
 /// Encodes one setting.
 pub fn setting(id: u16, value: u32) -> Vec<u8> {
     [&id.to_be_bytes()[..], &value.to_be_bytes()[..]].concat()
 }
 
-/// Encodes headers as HPACK literals without indexing.
-pub fn literals<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (name, value) in headers {
-        out.push(0);
-        text(name, &mut out);
-        text(value, &mut out);
-    }
-    out
-}
-
-fn text(text: &str, out: &mut Vec<u8>) {
-    let length = text.len();
-    if length < 127 {
-        out.push(u8::try_from(length).expect("it is short"));
-    } else {
-        out.push(127);
-        let mut rest = length - 127;
-        while rest >= 128 {
-            out.push(u8::try_from(rest % 128).expect("it is below 128") | 128);
-            rest /= 128;
-        }
-        out.push(u8::try_from(rest).expect("it is below 128"));
-    }
-    out.extend(text.as_bytes());
-}
-
-pub const WATCH: &str = "/weir.v1.WatchService/Watch";
-
 /// The headers that open a call.
 pub fn opening(path: &str) -> Vec<u8> {
-    literals([
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":authority", "weir"),
-        (":path", path),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ])
-}
-
-/// A message with gRPC's prefix.
-pub fn message(bytes: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(bytes.len()).expect("a message is short");
-    [&[0], &length.to_be_bytes()[..], bytes].concat()
+    frames::opening(path, &[])
 }
 
 /// A call with its request.

@@ -27,9 +27,12 @@ use tonic::{
     codegen::http::uri::PathAndQuery,
     transport::{Channel, Endpoint},
 };
-use weir::pb::{self, field_filter::Operator, filter, watch_request::Start};
+use weir::pb::{self, watch_request::Start};
 
-use super::delivery::{self, Message, RawCodec};
+use super::{
+    delivery::{self, Message, RawCodec},
+    load::of_group,
+};
 use crate::{
     system::{
         commands::Commands,
@@ -278,18 +281,10 @@ impl Task {
     }
 
     fn request(&self, group: Option<i64>) -> pb::WatchRequest {
-        let filter = group.map(|group| pb::Filter {
-            kind: Some(filter::Kind::Field(pb::FieldFilter {
-                path: "group".to_owned(),
-                operator: Some(Operator::Eq(prost_types::Value {
-                    kind: Some(prost_types::value::Kind::NumberValue(group as f64)),
-                })),
-            })),
-        });
         pb::WatchRequest {
             database: self.database.clone(),
             collections: vec![self.collection.clone()],
-            filters: filter.into_iter().collect(),
+            filters: group.map(of_group).into_iter().collect(),
             feed_mode: pb::FeedMode::Shared.into(),
             ..pb::WatchRequest::default()
         }

@@ -2,6 +2,7 @@
 //! until `stop`, and then answers `flooded` with the number of calls it made and of those that were refused.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -30,8 +31,11 @@ use weir::pb::{
 };
 
 use super::{
-    frames::{self, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, frame},
-    raw_codec::BytesCodec,
+    frames::{
+        self, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, RST_STREAM, SETTINGS,
+        frame,
+    },
+    raw_codec::RawCodec,
 };
 use crate::system::{
     commands::Commands,
@@ -120,6 +124,15 @@ impl Flood {
             Self::LargeRequests => "large requests",
         }
     }
+}
+
+/// Connects, and sends the preface of HTTP/2.
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let greeting = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+    stream.write_all(&greeting).await?;
+    Ok(stream)
 }
 
 /// The task of the flood.
@@ -428,7 +441,7 @@ impl Task {
         };
         let opening = frames::opening(frames::WATCH, &[("x-api-key", &self.key)]);
         loop {
-            let Ok(mut connection) = frames::connect(self.address()).await else {
+            let Ok(mut connection) = connect(self.address()).await else {
                 sleep(Duration::from_millis(20)).await;
                 continue;
             };
@@ -456,7 +469,7 @@ impl Task {
                 continue;
             }
             let request = Request::new(bytes::Bytes::new());
-            counts.call(&grpc.unary(request, path.clone(), BytesCodec).await);
+            counts.call(&grpc.unary(request, path.clone(), RawCodec).await);
         }
     }
 
@@ -484,7 +497,7 @@ impl Task {
             let asked = questions.iter().cycle().take(30).cloned();
             let asked: Vec<bytes::Bytes> = asked.collect();
             let request = self.with_key(futures::stream::iter(asked));
-            let answers = grpc.streaming(request, path.clone(), BytesCodec).await;
+            let answers = grpc.streaming(request, path.clone(), RawCodec).await;
             match answers {
                 Ok(answers) => {
                     let mut answers = answers.into_inner();
@@ -542,7 +555,7 @@ impl Task {
                         continue;
                     }
                     let request = self.with_key(bytes::Bytes::from(request));
-                    let answer = grpc.server_streaming(request, path.clone(), BytesCodec);
+                    let answer = grpc.server_streaming(request, path.clone(), RawCodec);
                     answer.await.is_ok()
                 }
                 3 => {
@@ -567,7 +580,7 @@ impl Task {
     }
 
     async fn send_long_headers(&self) -> bool {
-        let Ok(mut connection) = frames::connect(self.address()).await else {
+        let Ok(mut connection) = connect(self.address()).await else {
             return false;
         };
         let long = "x".repeat(7_000);

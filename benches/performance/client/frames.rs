@@ -1,30 +1,17 @@
 //! HTTP/2 frames made by hand, for what no HTTP/2 library sends.
 
-use std::{io, net::SocketAddr};
-
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
-
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub const SETTINGS: u8 = 4;
 pub const CONTINUATION: u8 = 9;
 
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub const WATCH: &str = "/weir.v1.WatchService/Watch";
-
-/// Connects, and sends the preface.
-pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    let greeting = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
-    stream.write_all(&greeting).await?;
-    Ok(stream)
-}
 
 /// Encodes one frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -36,7 +23,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The headers that open a call, as HPACK literals without indexing.
+/// The headers that open a call, and more of them.
 pub fn opening(path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let common = [
         (":method", "POST"),
@@ -46,8 +33,13 @@ pub fn opening(path: &str, more: &[(&str, &str)]) -> Vec<u8> {
         ("content-type", "application/grpc"),
         ("te", "trailers"),
     ];
+    literals(common.iter().chain(more).copied())
+}
+
+/// Encodes headers as HPACK literals without indexing.
+pub fn literals<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
     let mut out = Vec::new();
-    for (name, value) in common.iter().chain(more) {
+    for (name, value) in headers {
         out.push(0);
         text(name, &mut out);
         text(value, &mut out);

@@ -240,24 +240,28 @@ async fn stall(task: &Task) -> Streaming<Bytes> {
     }
 }
 
+/// Selects the documents of a group.
+pub fn of_group(group: i64) -> pb::Filter {
+    pb::Filter {
+        kind: Some(filter::Kind::Field(pb::FieldFilter {
+            path: "group".to_owned(),
+            operator: Some(Operator::Eq(prost_types::Value {
+                kind: Some(prost_types::value::Kind::NumberValue(group as f64)),
+            })),
+        })),
+    }
+}
+
 impl Task {
     fn group(&self, number: u64) -> Option<i64> {
         (self.matches > 0).then(|| (number / self.matches).cast_signed())
     }
 
     fn request(&self, group: Option<i64>) -> pb::WatchRequest {
-        let filter = group.map(|group| pb::Filter {
-            kind: Some(filter::Kind::Field(pb::FieldFilter {
-                path: "group".to_owned(),
-                operator: Some(Operator::Eq(prost_types::Value {
-                    kind: Some(prost_types::value::Kind::NumberValue(group as f64)),
-                })),
-            })),
-        });
         pb::WatchRequest {
             database: self.database.clone(),
             collections: vec![self.collection.clone()],
-            filters: filter.into_iter().collect(),
+            filters: group.map(of_group).into_iter().collect(),
             fields: self.fields.clone(),
             ..pb::WatchRequest::default()
         }

@@ -7,6 +7,7 @@ pub mod flood;
 mod frames;
 pub mod load;
 pub mod load_generator;
+#[path = "../../../tests/it/support/raw_codec.rs"]
 mod raw_codec;
 pub mod reader;
 pub mod reader_kind;

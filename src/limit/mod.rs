@@ -1,13 +1,14 @@
 //! Limits on how much of something may be in use at once.
 //!
 //! A [`Limiter`] hands out permits in the order of asking, and [`Turns`] go round by keys. A [`Limit`] is for what
-//! its owner counts itself, and [`PerKey`] has values for each principal or address. [`CostlyWork`] runs what takes
-//! long where it holds up nobody, and [`RepeatedLines`] bound what callers write into the log. Each limit counts what it refuses, and the error of a refused call is made of
-//! [`Exceeded`].
+//! its owner counts itself, a [`TokenBucket`] for a rate, and [`PerKey`] has values for each principal or address.
+//! [`CostlyWork`] runs what takes long where it holds up nobody, and [`RepeatedLines`] bound what callers write into
+//! the log. Each limit counts what it refuses, and the error of a refused call is made of [`Exceeded`].
 
 mod costly_work;
 mod per_key;
 mod repeated_lines;
+mod token_bucket;
 mod turns;
 
 use std::{sync::Arc, time::Duration};
@@ -21,6 +22,7 @@ use tokio::{
 pub use costly_work::CostlyWork;
 pub use per_key::{Member, PerKey};
 pub use repeated_lines::{LineKind, RepeatedLines};
+pub use token_bucket::TokenBucket;
 pub use turns::{Turn, Turns};
 
 /// A maximum, with the unit that it is counted in.

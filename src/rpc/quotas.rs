@@ -15,7 +15,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{auth::Principal, error::Error, hub::UNREAD_LIMIT, metrics::Metrics, policy::Limits};
+use crate::{
+    auth::Principal, error::Error, hub::UNREAD_LIMIT, limit::TokenBucket, metrics::Metrics,
+    policy::Limits,
+};
 
 /// The capacity of the bucket for new watches, in seconds of its rate: the size of a burst.
 const OPENING_BURST_SECONDS: f64 = 10.0;
@@ -84,15 +87,6 @@ pub(super) struct WatchQuota {
     sent: u64,
 }
 
-/// A bucket that fills at a rate, up to its capacity. Its level may be below zero.
-#[derive(Debug)]
-struct TokenBucket {
-    rate: f64,
-    capacity: f64,
-    level: f64,
-    updated: Instant,
-}
-
 impl Quotas {
     /// Creates the accounting. `per_principal` limits each principal, `global` all of them together.
     pub(super) fn new(per_principal: Limits, global: &Limits, metrics: Arc<Metrics>) -> Self {
@@ -149,9 +143,9 @@ impl Quotas {
         global.check_opening("the server", "watch_rate", now)?;
         if let Some(state) = &mut state {
             state.open += 1;
-            state.buckets.take_opening();
+            state.buckets.take_opening(now);
         }
-        global.take_opening();
+        global.take_opening(now);
         let counts_bytes = global.bytes.is_some();
         drop((state, global));
         Ok(WatchQuota {
@@ -282,8 +276,8 @@ impl Buckets {
         let openings = limits.watch_rate.map(f64::from).filter(|it| *it > 0.0);
         let bytes = limits.byte_rate.map(|rate| rate as f64);
         let bytes = bytes.filter(|it| *it > 0.0);
-        TokenBucket::set_rate(&mut self.openings, openings, OPENING_BURST_SECONDS, now);
-        TokenBucket::set_rate(&mut self.bytes, bytes, BYTE_BURST_SECONDS, now);
+        set_rate(&mut self.openings, openings, OPENING_BURST_SECONDS, now);
+        set_rate(&mut self.bytes, bytes, BYTE_BURST_SECONDS, now);
     }
 
     /// Checks that a watch may be opened now, without taking a token. `limit` is the label of the metric.
@@ -300,77 +294,38 @@ impl Buckets {
             Some(retry) => Err(Error::Quota {
                 owner,
                 limit,
-                allowed: format!("{} new watches a second", bucket.rate),
+                allowed: format!("{} new watches a second", bucket.rate()),
                 retry,
             }),
             None => Ok(()),
         }
     }
 
-    fn take_opening(&mut self) {
+    fn take_opening(&mut self, now: Instant) {
         if let Some(bucket) = &mut self.openings {
-            bucket.level -= 1.0;
+            bucket.take(1.0, now);
         }
     }
 
     fn charge(&mut self, bytes: u64, now: Instant) -> Option<Duration> {
         let bucket = self.bytes.as_mut()?;
-        bucket.fill(now);
-        bucket.level -= bytes as f64;
+        bucket.take(bytes as f64, now);
         bucket.wait_for(0.0, now)
     }
 
     fn are_full(&mut self, now: Instant) -> bool {
         let full = |bucket: &mut Option<TokenBucket>| {
-            bucket.as_mut().is_none_or(|bucket| {
-                bucket.fill(now);
-                bucket.level >= bucket.capacity
-            })
+            bucket.as_mut().is_none_or(|bucket| bucket.is_full(now))
         };
         full(&mut self.openings) && full(&mut self.bytes)
     }
 }
 
-impl TokenBucket {
-    fn set_rate(bucket: &mut Option<Self>, rate: Option<f64>, seconds: f64, now: Instant) {
-        let Some(rate) = rate else {
-            *bucket = None;
-            return;
-        };
-        let capacity = rate * seconds;
-        match bucket {
-            Some(bucket) => {
-                bucket.fill(now);
-                bucket.rate = rate;
-                bucket.capacity = capacity;
-                bucket.level = bucket.level.min(capacity);
-            }
-            None => {
-                *bucket = Some(Self {
-                    rate,
-                    capacity,
-                    level: capacity,
-                    updated: now,
-                });
-            }
-        }
-    }
-
-    fn fill(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.updated).as_secs_f64();
-        self.level = (self.level + passed * self.rate).min(self.capacity);
-        self.updated = self.updated.max(now);
-    }
-
-    /// Returns the time until the bucket reaches `level`, or `None` if it has. Rounded up to whole
-    /// milliseconds, so that a client that retries then is not too early.
-    fn wait_for(&mut self, level: f64, now: Instant) -> Option<Duration> {
-        self.fill(now);
-        // Tolerates the rounding errors of floating-point sums.
-        let missing = level - self.level - 1e-6;
-        let millis = (missing / self.rate * 1000.0).ceil();
-        // Casts from float to integer saturate.
-        (missing > 0.0).then(|| Duration::from_millis(millis as u64))
+/// Changes the rate of a bucket to one that has this many seconds of it as its capacity; `None` removes it.
+fn set_rate(bucket: &mut Option<TokenBucket>, rate: Option<f64>, seconds: f64, now: Instant) {
+    match (bucket.as_mut(), rate) {
+        (Some(bucket), Some(rate)) => bucket.set_rate(rate, rate * seconds, now),
+        (_, rate) => *bucket = rate.map(|rate| TokenBucket::full(rate, rate * seconds, now)),
     }
 }
 

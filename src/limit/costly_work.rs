@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Limit, Turn, Turns};
+use super::{Limit, Turn, Turns, lower_priority};
 use crate::model::Caller;
 
 /// How much less than other threads these are preferred, in the kernel's unit: they get half of what another thread
@@ -130,7 +130,7 @@ impl Default for CostlyWork {
 }
 
 fn run_jobs(receiver: &Mutex<mpsc::Receiver<Job>>) {
-    lower_priority();
+    lower_priority(NICE);
     loop {
         // Held while it waits: the other threads wait for the lock instead.
         let job = receiver
@@ -141,14 +141,6 @@ fn run_jobs(receiver: &Mutex<mpsc::Receiver<Job>>) {
             Ok(job) => job(),
             Err(mpsc::RecvError) => return,
         }
-    }
-}
-
-/// Lowers the priority of this thread. Only Linux has priorities of threads.
-fn lower_priority() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "the priority of a thread could not be lowered");
     }
 }
 

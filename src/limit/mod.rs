@@ -7,6 +7,7 @@
 
 mod costly_work;
 mod per_key;
+mod priority;
 mod repeated_lines;
 mod token_bucket;
 mod turns;
@@ -21,6 +22,7 @@ use tokio::{
 
 pub use costly_work::CostlyWork;
 pub use per_key::{Member, PerKey};
+pub use priority::lower_priority;
 pub use repeated_lines::{LineKind, RepeatedLines};
 pub use token_bucket::TokenBucket;
 pub use turns::{Turn, Turns};

@@ -46,6 +46,18 @@ impl TokenBucket {
         self.level -= tokens;
     }
 
+    /// Takes this many tokens, but never so many that its level falls below `least`.
+    pub fn take_down_to(&mut self, least: f64, tokens: f64, now: Instant) {
+        self.fill(now);
+        self.level = (self.level - tokens).max(self.level.min(least));
+    }
+
+    /// Returns whether the bucket has so many tokens.
+    pub fn has(&mut self, tokens: f64, now: Instant) -> bool {
+        self.fill(now);
+        self.level >= tokens
+    }
+
     /// Returns whether the bucket is full: then it is as good as a new one.
     pub fn is_full(&mut self, now: Instant) -> bool {
         self.fill(now);

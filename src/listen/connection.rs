@@ -18,7 +18,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
 use super::{
-    call_pace::CallPace,
+    demand::{ConnectionDemand, Demand},
     permits::ConnectionPermit,
     protocol::{FirstBytes, Protocol},
 };
@@ -50,6 +50,7 @@ pub(super) struct Admission {
     /// `None` once the deadline is met.
     timer: Option<DeadlineTimer>,
     metrics: Arc<Metrics>,
+    demand: Arc<ConnectionDemand>,
     permit: ConnectionPermit,
     /// Counts the connection, if clients of gRPC use it.
     _gauge: Option<GaugeGuard>,
@@ -69,6 +70,7 @@ impl Admission {
         address: Option<SocketAddr>,
         (deadline, timeout): (ConnectionDeadline, Duration),
         metrics: &Arc<Metrics>,
+        demand: &Arc<Demand>,
         permit: ConnectionPermit,
     ) -> Self {
         let is_grpc = deadline == ConnectionDeadline::Greeting;
@@ -79,6 +81,7 @@ impl Admission {
                 sleep: Box::pin(tokio::time::sleep(timeout)),
             }),
             metrics: Arc::clone(metrics),
+            demand: demand.connection(),
             permit,
             _gauge: is_grpc.then(|| GaugeGuard::one(&metrics.connections)),
         }
@@ -151,7 +154,8 @@ pub struct Connection {
     first_bytes: FirstBytes,
     /// The bytes that were read since others had their turn.
     read_in_turn: usize,
-    pace: Arc<CallPace>,
+    /// The bytes that were written to it since the last read.
+    written: usize,
     /// Set while nothing is read, because too many calls were begun.
     pause: Option<Pin<Box<Sleep>>>,
     admission: Admission,
@@ -197,15 +201,15 @@ impl Connection {
             revoked,
             first_bytes: FirstBytes::default(),
             read_in_turn: 0,
-            pace: CallPace::new(),
+            written: 0,
             pause: None,
             admission,
         }
     }
 
-    /// Returns what counts its calls.
-    pub(super) fn pace(&self) -> &Arc<CallPace> {
-        &self.pace
+    /// Returns what it asks for.
+    pub(super) fn demand(&self) -> &Arc<ConnectionDemand> {
+        &self.admission.demand
     }
 
     /// Waits until it may begin another call.
@@ -215,7 +219,7 @@ impl Connection {
                 ready!(pause.as_mut().poll(cx));
                 self.pause = None;
             }
-            match self.pace.wait() {
+            match self.admission.demand.pause() {
                 Some(wait) => self.pause = Some(Box::pin(tokio::time::sleep(wait))),
                 None => return Poll::Ready(()),
             }
@@ -303,6 +307,8 @@ impl AsyncRead for Connection {
         let read = part.filled().len();
         buffer.advance(read);
         self.read_in_turn += read;
+        let written = std::mem::take(&mut self.written);
+        self.admission.demand.transfer(read, written);
         self.admission.count_greeting(read);
         Poll::Ready(Ok(()))
     }
@@ -315,7 +321,9 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check_alive(cx)?;
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        self.written = self.written.saturating_add(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -324,7 +332,9 @@ impl AsyncWrite for Connection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check_alive(cx)?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
+        self.written = self.written.saturating_add(written);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,5 +1,5 @@
 //! HTTP/2 on accepted connections: a task for each, which ends with its connection, and closes it once it
-//! was idle for too long.
+//! was idle for too long, and one for each call.
 //!
 //! tonic's own server has one age for all connections and closes them whether calls are open or not. It
 //! also ends calls at their deadline with CANCELLED and no details.
@@ -8,7 +8,7 @@ use std::{
     convert::Infallible,
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -20,14 +20,22 @@ use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{task::JoinSet, time::Instant};
-use tokio_util::sync::CancellationToken;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
-use super::{call_pace::CallPace, connection::Connection, protocol::Protocol};
-use crate::{auth::Peer, rpc::Arrival};
+use super::{
+    connection::Connection,
+    demand::ConnectionDemand,
+    priority::{LowPriority, Threads},
+    protocol::Protocol,
+};
+use crate::{
+    auth::Peer,
+    rpc::{Arrival, WATCH_PATH},
+};
 
 /// The time for which a connection without a limit waits before it looks again.
 const FOREVER: Duration = Duration::from_secs(86_400);
@@ -70,7 +78,50 @@ pub async fn serve<S>(
     S: Clone + Send + Sync + 'static,
     S::Future: Send,
 {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let low = LowPriority::start();
+    if let Err(error) = &low {
+        tracing::warn!(%error, "no threads of a low priority can be started; a flood of calls may delay other clients");
+    }
+    let threads = Threads::new(low.as_ref().ok());
+    let tasks = TaskTracker::new();
+    let stop = CancellationToken::new();
+    let _stopped_on_drop = stop.clone().drop_guard();
+    {
+        // Dropped before the connections are waited for, so that the port refuses new ones at once.
+        let mut connections = pin!(connections);
+        while let Some(Some(connection)) = drain.run_until_cancelled(connections.next()).await {
+            let demand = Arc::clone(connection.demand());
+            let service = CallService {
+                inner: service.clone(),
+                peer: connection.peer().clone(),
+                calls: OpenCalls::new(),
+                demand: Arc::clone(&demand),
+            };
+            let executor = CallExecutor {
+                threads: threads.clone(),
+                demand: Arc::clone(&demand),
+            };
+            let builder = builder(executor, &settings);
+            let served = serve_one(
+                builder,
+                connection,
+                service,
+                settings.idle_timeout,
+                drain.clone(),
+            );
+            let served = stop.clone().run_until_cancelled_owned(served);
+            threads.spawn(
+                &demand,
+                tasks.track_future(async { served.await.unwrap_or_default() }),
+            );
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+fn builder(executor: CallExecutor, settings: &Http2Settings) -> http2::Builder<CallExecutor> {
+    let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
         .keep_alive_interval(settings.keepalive_interval)
@@ -81,33 +132,11 @@ pub async fn serve<S>(
         // a client was refused for opening too many.
         .max_local_error_reset_streams(None)
         .max_header_list_size(settings.max_header_list_bytes);
-    let mut tasks = JoinSet::new();
-    {
-        // Dropped before the connections are waited for, so that the port refuses new ones at once.
-        let mut connections = pin!(connections);
-        loop {
-            tokio::select! {
-                () = drain.cancelled() => break,
-                Some(_) = tasks.join_next() => {}
-                connection = connections.next() => {
-                    let Some(connection) = connection else { break };
-                    let service = CallService {
-                        inner: service.clone(),
-                        peer: connection.peer().clone(),
-                        calls: OpenCalls::new(),
-                        pace: Arc::clone(connection.pace()),
-                    };
-                    let drain = drain.clone();
-                    tasks.spawn(serve_one(builder.clone(), connection, service, settings.idle_timeout, drain));
-                }
-            }
-        }
-    }
-    while tasks.join_next().await.is_some() {}
+    builder
 }
 
 async fn serve_one<S>(
-    builder: http2::Builder<TokioExecutor>,
+    builder: http2::Builder<CallExecutor>,
     mut connection: Connection,
     service: CallService<S>,
     idle_timeout: Duration,
@@ -262,12 +291,28 @@ impl Drop for OpenCall {
     }
 }
 
+/// Runs the calls of one connection.
+#[derive(Clone)]
+struct CallExecutor {
+    threads: Threads,
+    demand: Arc<ConnectionDemand>,
+}
+
+impl<F> hyper::rt::Executor<F> for CallExecutor
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, call: F) {
+        self.threads.spawn(&self.demand, call);
+    }
+}
+
 /// The service of one connection.
 struct CallService<S> {
     inner: S,
     peer: Peer,
     calls: Arc<OpenCalls>,
-    pace: Arc<CallPace>,
+    demand: Arc<ConnectionDemand>,
 }
 
 impl<S> hyper::service::Service<Request<Incoming>> for CallService<S>
@@ -282,13 +327,21 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let open = self.calls.begin();
-        self.pace.begin_call();
+        self.demand.begin_call();
         request.extensions_mut().insert(self.peer.clone());
         request.extensions_mut().insert(Arrival(Instant::now()));
+        let is_watch = request.uri().path() == WATCH_PATH;
+        let charged = (!is_watch).then(|| Arc::clone(&self.demand));
         let response = self.inner.clone().oneshot(request.map(Body::new));
         Box::pin(async move {
             let response = response.await?;
-            Ok(response.map(|body| Body::new(OpenCallBody { body, _open: open })))
+            Ok(response.map(|body| {
+                Body::new(OpenCallBody {
+                    body,
+                    charged,
+                    _open: open,
+                })
+            }))
         })
     }
 }
@@ -296,6 +349,8 @@ where
 /// The response body of an open call.
 struct OpenCallBody {
     body: Body,
+    /// What its bytes are counted for; `None` for events.
+    charged: Option<Arc<ConnectionDemand>>,
     _open: OpenCall,
 }
 
@@ -307,7 +362,13 @@ impl HttpBody for OpenCallBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let (Some(charged), Some(Ok(frame))) = (&self.charged, &frame)
+            && let Some(data) = frame.data_ref()
+        {
+            charged.answer(data.len());
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

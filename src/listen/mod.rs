@@ -1,10 +1,11 @@
 //! Listening ports: limits on connections, TLS, and the deadlines of connections.
 
-mod call_pace;
 mod connection;
+mod demand;
 mod handshake;
 mod http2;
 mod permits;
+mod priority;
 mod protocol;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -18,6 +19,7 @@ use crate::metrics::Metrics;
 
 use connection::Admission;
 pub use connection::{Connection, ConnectionDeadline};
+use demand::Demand;
 pub use handshake::Handshakes;
 pub use http2::{Http2Settings, serve};
 use permits::ConnectionPermits;
@@ -32,6 +34,7 @@ pub struct Listener {
     permits: ConnectionPermits,
     deadline: ConnectionDeadline,
     timeout: Duration,
+    demand: Arc<Demand>,
     metrics: Arc<Metrics>,
 }
 
@@ -53,6 +56,7 @@ impl Listener {
             permits: ConnectionPermits::new(max, metrics.limit_rejections.of("connections")),
             deadline,
             timeout,
+            demand: Demand::new(metrics.low_priority_connections.clone()),
             metrics,
         }
     }
@@ -96,10 +100,10 @@ impl Listener {
                     let address = stream.peer_addr().ok();
                     if let Ok(permit) = self.permits.acquire(address).await {
                         let limit = (self.deadline, self.timeout);
-                        return (
-                            stream,
-                            Admission::new(address, limit, &self.metrics, permit),
-                        );
+                        let demand = &self.demand;
+                        let admission =
+                            Admission::new(address, limit, &self.metrics, demand, permit);
+                        return (stream, admission);
                     }
                     // Reset instead of closed, so that a flood leaves no state in the kernel.
                     let _ = stream.set_zero_linger();

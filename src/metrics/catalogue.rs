@@ -115,6 +115,8 @@ catalogue! {
         "Open feeds, each one change stream on MongoDB that watches share, by state (opening, live, catching_up, reconnecting) and mode (shared, dedicated).";
     pub connections: Gauge = "weir_connections", [],
         "Open connections of gRPC clients.";
+    pub low_priority_connections: Gauge = "weir_low_priority_connections", [],
+        "Open connections that ask for so much that they are served at a low priority.";
     pub catch_ups: Gauge = "weir_catch_ups", [],
         "Watches that read events which their feed no longer holds, each on its own change stream.";
     pub catch_ups_waiting: Gauge = "weir_catch_ups_waiting", [],

@@ -45,5 +45,5 @@ pub use deadline::Arrival;
 pub use health::{HealthApi, HealthReporter};
 pub use protocol::MAX_HEADER_LIST_BYTES;
 pub use reflection::{ReflectionApi, ReflectionIndex};
-pub use service::{MAX_REQUEST_BYTES, WatchServer};
+pub use service::{MAX_REQUEST_BYTES, WATCH_PATH, WatchServer};
 pub use watch_api::{ServiceLimits, WatchApi};

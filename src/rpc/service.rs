@@ -120,6 +120,9 @@ impl WatchServer {
     }
 }
 
+/// The path of `Watch`.
+pub const WATCH_PATH: &str = "/weir.v1.WatchService/Watch";
+
 impl NamedService for WatchServer {
     const NAME: &'static str = "weir.v1.WatchService";
 }
@@ -137,7 +140,7 @@ impl Service<Request<Body>> for WatchServer {
         let server = self.clone();
         Box::pin(async move {
             Ok(match request.uri().path() {
-                "/weir.v1.WatchService/Watch" => server.watch(request).await,
+                WATCH_PATH => server.watch(request).await,
                 "/weir.v1.WatchService/GetServerInfo" => server.get_server_info(request).await,
                 // The layer in front says what is wrong.
                 _ => Status::new(Code::Unimplemented, "").into_http(),

@@ -17,7 +17,10 @@ use tonic::Request;
 use tonic::client::Grpc;
 use tonic::codec::CompressionEncoding;
 use weir::auth::ApiKey;
-use weir::pb::{self, field_filter::Operator, filter::Kind, watch_request::Start};
+use weir::pb::{
+    self, field_filter::Operator, filter::Kind, watch_request::Start,
+    watch_service_client::WatchServiceClient,
+};
 
 use crate::conversions::{eq, field};
 use crate::raw_http2::{
@@ -179,6 +182,7 @@ impl Neighbourhood {
                 "weir_watches",
                 "weir_feeds",
                 "weir_connections",
+                "weir_low_priority_connections",
                 "weir_catch_ups",
                 "weir_memory_used_bytes",
             ]
@@ -435,6 +439,53 @@ async fn health_checks() {
             join_all(workers).await;
         })
         .await;
+}
+
+/// A connection goes to the threads of a low priority and back, while a watch on it and one beside it get everything.
+#[tokio::test]
+async fn a_connection_that_asks_for_much_has_a_low_priority_until_it_asks_for_less() {
+    let street = Neighbourhood::start().await;
+    let mut beside = street.bystander(street.request()).await;
+    let channel = street.weir.channel().await;
+    let mut client = WatchServiceClient::new(channel.clone());
+    let mut own = WatchStream::open(&mut client, by("flood", street.request()))
+        .await
+        .expect("a watch");
+    let orders = street.database.collection(ORDERS);
+    let (mut number, mut seen) = (0, [Vec::new(), Vec::new()]);
+    for is_flooding in [true, false].repeat(3) {
+        let mut is_reached = false;
+        while !is_reached {
+            if is_flooding {
+                let checks = (0..100).map(|_| async {
+                    let mut grpc = Grpc::new(channel.clone());
+                    let path = PathAndQuery::from_static("/grpc.health.v1.Health/Check");
+                    grpc.ready().await.expect("the connection is ready");
+                    let asked = grpc.unary(Request::new(Bytes::new()), path, RawCodec);
+                    within("a health check", asked).await.expect("it serves");
+                });
+                join_all(checks).await;
+            }
+            let order = doc! { "_id": number };
+            within("an insert", orders.insert_one(order).into_future())
+                .await
+                .expect("an insert");
+            seen[0].push(id(&own.next_change().await));
+            seen[1].push(id(&beside.next_change().await));
+            number += 1;
+            let low = street
+                .weir
+                .metrics()
+                .await
+                .sum("weir_low_priority_connections");
+            assert!(low <= 1.0, "{low} connections, and one floods");
+            is_reached = (low == 1.0) == is_flooding;
+        }
+    }
+    let all: Vec<i32> = (0..number).collect();
+    assert_eq!(seen, [all.clone(), all]);
+    drop((own, client, channel, beside));
+    street.wait_until_quiet("the flood").await;
 }
 
 #[tokio::test]

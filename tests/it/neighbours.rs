@@ -257,7 +257,7 @@ async fn catch_ups_that_are_not_read() {
                         .initial_stream_window_size(65_535)
                         .initial_connection_window_size(65_535)
                         .connect_lazy();
-                let mut client = pb::watch_service_client::WatchServiceClient::new(channel);
+                let mut client = WatchServiceClient::new(channel);
                 let opened = within("an answer", client.watch(by("flood", request))).await;
                 opened.ok()
             });

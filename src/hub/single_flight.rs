@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tokio::sync::Mutex;
+use tokio::{runtime::Handle, sync::Mutex};
 
 use crate::source::SourceError;
 
@@ -16,14 +16,19 @@ type Answer<T> = (u64, Result<T, SourceError>);
 /// MongoDB does not answer, callers do not run into the timeout one after another.
 #[derive(Debug)]
 pub(super) struct SingleFlight<T> {
+    /// Where calls run, whoever is the first to ask.
+    runtime: Handle,
     requests: AtomicU64,
     /// The last answer.
     last: Arc<Mutex<Option<Answer<T>>>>,
 }
 
 impl<T: Clone + Send + 'static> SingleFlight<T> {
+    /// # Panics
+    /// Panics outside a tokio runtime.
     pub(super) fn new() -> Self {
         Self {
+            runtime: Handle::current(),
             requests: AtomicU64::new(0),
             last: Arc::default(),
         }
@@ -42,7 +47,7 @@ impl<T: Clone + Send + 'static> SingleFlight<T> {
             _ => {
                 let valid_for = self.requests.load(Ordering::Relaxed);
                 let call = call();
-                let running = tokio::spawn(async move {
+                let running = self.runtime.spawn(async move {
                     let answer = call.await;
                     *last = Some((valid_for, answer.clone()));
                     answer

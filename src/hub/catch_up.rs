@@ -41,6 +41,7 @@ use held_barrier::{HeldBarrier, QuietReply};
 use remaining::{Remaining, RemainingSearch};
 use stages::QueueStageObserver;
 pub(super) use start::{CatchUpSpec, CatchUpStart, PendingOpen};
+use start::{OpenedInTurn, OpeningTurn};
 
 /// The time that a client has to take what was read ahead once its catch-up has ended.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -194,6 +195,7 @@ impl CatchUp {
             }
         };
         self.permit = Some(permit);
+        let (opened, turn) = opened.map(|it| (it.stream, it.turn)).unzip();
         let stream = self.stream(opened).await?;
         let (catch_ups, queue) = (Arc::clone(&self.catch_ups), Arc::clone(&self.queue));
         let caller = self.spec.caller.clone();
@@ -202,6 +204,7 @@ impl CatchUp {
             outcome = self.read_until_joined(stream) => outcome,
             // At any moment: who does not read loses nothing that it has read.
             () = catch_ups.permits.client_stalled(&caller, &queue) => Ok(CatchUpOutcome::GivenUp),
+            never = OpeningTurn::keep_while_unread(turn, &queue) => match never {},
         }
     }
 
@@ -252,6 +255,7 @@ impl CatchUp {
             if quiet && caught_up {
                 // Before the position, at which a watch may end.
                 queue.push(QueueItem::Stage(Stage::Live, ""));
+                queue.note_all_read();
             }
             let Ok(invalidation) = self.forward(batch, &mut segmenter, position).await else {
                 return Ok(CatchUpOutcome::GivenUp);
@@ -304,7 +308,7 @@ impl CatchUp {
     async fn finish_open(
         &self,
         mut opening: PendingOpen,
-    ) -> Result<(CatchUpPermit, Option<OpenedStream>), Error> {
+    ) -> Result<(CatchUpPermit, Option<OpenedInTurn>), Error> {
         let (permit, opened) = opening.answer().await?;
         match opened {
             Ok(opened) => Ok((permit, Some(opened))),

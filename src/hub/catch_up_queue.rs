@@ -1,8 +1,11 @@
 //! The queue from a catch-up to its watcher, bounded in bytes.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     error::Error,
@@ -18,6 +21,15 @@ use crate::{
 /// The capacity in bytes of events. The last item may exceed it.
 const CAPACITY: usize = 1 << 20;
 
+/// The bytes of events of which more is taken only for a client that reads. One that does not is sent the first window
+/// of HTTP/2, 64 KiB, and what is handed over to that at once, less than 128 KiB. Clients may begin with larger
+/// windows: then it says less.
+const MAX_UNREAD: usize = 192 << 10;
+
+/// The time that a watcher waits for events until its catch-up counts as one with nothing to read. Where MongoDB has
+/// more at hand, it replies sooner.
+const NOTHING_TO_READ: Duration = Duration::from_millis(50);
+
 /// A queue with one writer, the catch-up, and one reader, the watcher.
 #[derive(Debug)]
 pub(super) struct CatchUpQueue {
@@ -25,6 +37,8 @@ pub(super) struct CatchUpQueue {
     item_taken: Notify,
     /// Notified when there is something to take, and nothing was before.
     filled: Notify,
+    /// Notified when it becomes known that the client reads, and when the watcher begins to wait.
+    read_on: Notify,
     subscriber: Arc<Subscriber>,
 }
 
@@ -34,6 +48,15 @@ struct State {
     bytes: usize,
     /// The time since which nothing was taken although there is something.
     unread_since: Option<Instant>,
+    /// The bytes of events that were taken, counted until it is known that the client reads.
+    taken: usize,
+    /// The same at the read before. A watcher asks once more for the message that it has filled already, and after
+    /// that when the client has room for another.
+    taken_before: usize,
+    /// Whether the client is known to read, or to have read everything.
+    is_read: bool,
+    /// The time since which the watcher waits for events.
+    waits_since: Option<Instant>,
     /// The stage that was pushed last.
     stage: Option<Stage>,
     /// The position of the catch-up after all items.
@@ -74,6 +97,7 @@ impl CatchUpQueue {
             state: Mutex::default(),
             item_taken: Notify::new(),
             filled: Notify::new(),
+            read_on: Notify::new(),
             subscriber,
         }
     }
@@ -87,6 +111,7 @@ impl CatchUpQueue {
         }
         if let QueueItem::Events(selection) = &item {
             state.bytes += selection.segment().cost();
+            state.waits_since = None;
         }
         if !matches!(item, QueueItem::Stage(..)) {
             // The position before this item must not be reported after it.
@@ -147,6 +172,36 @@ impl CatchUpQueue {
         }
     }
 
+    /// Notes that there is nothing more to read for now.
+    pub(super) fn note_all_read(&self) {
+        lock(&self.state).is_read = true;
+        self.read_on.notify_one();
+    }
+
+    /// Waits until the client is known to read, or has had nothing to read for a while since `from`. Cancel safe.
+    pub(super) async fn wait_read(&self, from: Instant) {
+        loop {
+            let read_on = self.read_on.notified();
+            let waits_since = {
+                let state = lock(&self.state);
+                if state.is_read {
+                    return;
+                }
+                state.waits_since
+            };
+            let Some(since) = waits_since else {
+                read_on.await;
+                continue;
+            };
+            let until = since.max(from) + NOTHING_TO_READ;
+            if until <= Instant::now() {
+                return;
+            }
+            // Events may come meanwhile.
+            let _ = timeout_at(until, read_on).await;
+        }
+    }
+
     /// Ends the queue. [`CatchUpOutcome::GivenUp`] drops the items that were not taken, and the position
     /// after them.
     pub(super) fn end(&self, outcome: CatchUpOutcome) {
@@ -168,6 +223,9 @@ impl CatchUpQueue {
     /// Takes the next item, or the outcome after the last one.
     pub(super) fn read(&self) -> QueueRead {
         let mut state = lock(&self.state);
+        if !state.is_read {
+            self.note_read(&mut state);
+        }
         let Some(item) = state.items.pop_front() else {
             return state
                 .outcome
@@ -176,11 +234,27 @@ impl CatchUpQueue {
         };
         if let QueueItem::Events(selection) = &item {
             state.bytes -= selection.segment().cost();
+            if !state.is_read {
+                state.taken += selection.bytes();
+            }
         }
         state.unread_since = (!state.items.is_empty()).then(Instant::now);
         drop(state);
         self.item_taken.notify_one();
         QueueRead::Item(item)
+    }
+
+    /// Notes what a read says about the client.
+    fn note_read(&self, state: &mut State) {
+        state.is_read = state.taken_before > MAX_UNREAD;
+        state.taken_before = state.taken;
+        let begins_to_wait = state.items.is_empty() && state.waits_since.is_none();
+        if begins_to_wait {
+            state.waits_since = Some(Instant::now());
+        }
+        if state.is_read || begins_to_wait {
+            self.read_on.notify_one();
+        }
     }
 
     /// Puts the rest of a selection back to the front of the queue.
@@ -191,6 +265,9 @@ impl CatchUpQueue {
             state.position = None;
         } else {
             state.bytes += rest.segment().cost();
+            if !state.is_read {
+                state.taken = state.taken.saturating_sub(rest.bytes());
+            }
             state.items.push_front(QueueItem::Events(rest));
             state.unread_since = Some(Instant::now());
             self.filled.notify_one();

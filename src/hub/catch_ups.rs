@@ -11,10 +11,11 @@ use crate::{
 
 use super::{catch_up_permits::CatchUpPermits, memory::MemoryManager, tasks::Tasks};
 
-/// The maximum number of streams that are being opened at once. MongoDB scans its history for each.
+/// The maximum number of streams that are being opened at once, or that were just opened and nobody has read yet.
+/// MongoDB scans its history for each.
 const MAX_OPENINGS: usize = 6;
-/// The maximum number of them for the watches of one caller.
-const MAX_OPENINGS_PER_CALLER: usize = 3;
+/// The maximum number of them for the watches of one caller, so that it takes three to delay a fourth.
+const MAX_OPENINGS_PER_CALLER: usize = 2;
 
 /// Returns the turns to open the streams of catch-ups.
 pub(super) fn opening_turns() -> Turns<Caller> {

@@ -258,6 +258,11 @@ impl EventSelection {
         self.len() == 0
     }
 
+    /// The size of the events in BSON, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        (0..self.len()).map(|at| self.event(at).bytes.len()).sum()
+    }
+
     /// The position right after the last event.
     pub(super) fn last_position(&self) -> Option<Position> {
         self.segment

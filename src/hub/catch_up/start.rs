@@ -1,18 +1,24 @@
 //! The parameters of a catch-up, and the opening of its stream.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
 use crate::{
     error::Error,
     filter::Residual,
     hub::{
-        catch_up_permits::CatchUpPermit,
+        catch_up_permits::{CatchUpPermit, UNREAD_LIMIT},
+        catch_up_queue::CatchUpQueue,
         catch_ups::CatchUps,
         stream::{OpenedStream, StreamPlans, open},
     },
+    limit::Turn,
     model::Caller,
     pipeline::Plan,
     source::{Anchor, Position},
@@ -61,7 +67,7 @@ impl CatchUpSpec {
 /// The state in which a catch-up starts.
 pub(in crate::hub) enum CatchUpStart {
     /// It has a permit, and its stream is open.
-    Open(CatchUpPermit, Box<OpenedStream>),
+    Open(CatchUpPermit, Box<OpenedInTurn>),
     /// It has a permit, and MongoDB is still opening the stream. This can take long, as MongoDB may scan
     /// much of the oplog for the first event.
     Opening(PendingOpen),
@@ -92,9 +98,36 @@ impl CatchUpStart {
     }
 }
 
-/// A task that opens a stream, when it is its caller's turn, and holds the permit. It keeps the permit until MongoDB has answered, even if
-/// the watch is cancelled, because MongoDB still runs the scan on a connection of Weir.
-pub(in crate::hub) struct PendingOpen(JoinHandle<(CatchUpPermit, Result<OpenedStream, Error>)>);
+/// A stream that was opened, and the turn to do so.
+pub(in crate::hub) struct OpenedInTurn {
+    pub stream: OpenedStream,
+    pub turn: OpeningTurn,
+}
+
+/// The turn to open the stream of a catch-up.
+pub(in crate::hub) struct OpeningTurn {
+    _turn: Turn<Caller>,
+    opened: Instant,
+}
+
+impl OpeningTurn {
+    /// Keeps the turn until the client reads what the stream brought, or has nothing to read, or for a second: whoever
+    /// has many streams opened and reads none of them would else have MongoDB do nothing but that. Never returns.
+    pub(super) async fn keep_while_unread(turn: Option<Self>, queue: &CatchUpQueue) -> Infallible {
+        if let Some(turn) = turn {
+            let limit = turn.opened + UNREAD_LIMIT;
+            let _ = timeout_at(limit, queue.wait_read(turn.opened)).await;
+        }
+        pending().await
+    }
+}
+
+/// A task that opens a stream, when it is its caller's turn, and holds the permit. From that turn on it keeps both until
+/// MongoDB has answered, even if the watch is cancelled, because MongoDB still runs the scan on a connection of Weir.
+pub(in crate::hub) struct PendingOpen {
+    task: JoinHandle<(CatchUpPermit, Result<OpenedInTurn, Error>)>,
+    _wanted: DropGuard,
+}
 
 impl PendingOpen {
     /// Starts to open the stream.
@@ -107,21 +140,36 @@ impl PendingOpen {
         let (plans, token_context) = (spec.plans(), spec.token_context.clone());
         let from = spec.from.clone();
         let (openings, caller) = (catch_ups.openings.clone(), spec.caller.clone());
+        let wanted = CancellationToken::new();
+        let cancelled = wanted.clone();
         let open = async move {
-            let _turn = openings.acquire(&caller).await;
-            (
-                permit,
-                open(&source, &plans, &token_context, Some(&from)).await,
-            )
+            let turn = tokio::select! {
+                biased;
+                // Nobody waits for the answer.
+                () = cancelled.cancelled() => return (permit, Err(Error::Internal)),
+                turn = openings.acquire(&caller) => turn,
+            };
+            let opened = open(&source, &plans, &token_context, Some(&from)).await;
+            let opened = opened.map(|stream| OpenedInTurn {
+                stream,
+                turn: OpeningTurn {
+                    _turn: turn,
+                    opened: Instant::now(),
+                },
+            });
+            (permit, opened)
         };
-        Self(catch_ups.tasks.spawn_detached(open.in_current_span()))
+        Self {
+            task: catch_ups.tasks.spawn_detached(open.in_current_span()),
+            _wanted: wanted.drop_guard(),
+        }
     }
 
     /// Waits for MongoDB's answer and returns it with the permit. Cancel safe.
     pub(in crate::hub) async fn answer(
         &mut self,
-    ) -> Result<(CatchUpPermit, Result<OpenedStream, Error>), Error> {
+    ) -> Result<(CatchUpPermit, Result<OpenedInTurn, Error>), Error> {
         // The task panicked, or the runtime shuts down.
-        (&mut self.0).await.map_err(|_| Error::Internal)
+        (&mut self.task).await.map_err(|_| Error::Internal)
     }
 }

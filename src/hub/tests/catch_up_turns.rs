@@ -1,5 +1,9 @@
 //! Tests of whose turn it is to catch up.
 
+use std::task::Context;
+
+use futures::future::join_all;
+
 use super::*;
 use crate::{pipeline::Plan, wire::TokenContext};
 
@@ -103,5 +107,92 @@ async fn many_watches_that_never_read_are_not_started_over_and_over() {
     assert_eq!(metric(&hub, "weir_catch_ups_waiting"), 0.0);
     for mut client in deaf {
         assert_eq!(events(&client.see(2).await), ["b"]);
+    }
+}
+
+/// A hub, and a source with a feed and this many catch-ups that begin so.
+fn with_catch_ups(count: usize, replies: &[Batch]) -> (Hub, Arc<ScriptedSource>) {
+    let catch_ups = (0..count).map(|_| cursor(replies.to_vec()));
+    let openings = std::iter::once(cursor(vec![quiet("t0", 50)])).chain(catch_ups);
+    let source = ScriptedSource::new(openings);
+    (hub_with(&source, with_permits(64)), source)
+}
+
+/// The number of streams of catch-ups that were opened.
+fn opened(source: &ScriptedSource) -> usize {
+    source.requested_positions().iter().flatten().count()
+}
+
+/// Opens this many watches that must catch up, reads this many items of each, and, if that is any, asks for more.
+async fn open_many(hub: &Hub, principal: &str, count: usize, items: usize) -> Vec<Client> {
+    let watch = behind(principal);
+    let opening = (0..count).map(|_| async {
+        let mut client = Client::open(hub, &watch).await;
+        client.see(items).await;
+        if items > 0 {
+            let mut ask =
+                |context: &mut Context<'_>| client.watcher.poll_read(context, &client.token);
+            let _ = poll_fn(|context| Poll::Ready(ask(context))).await;
+        }
+        client
+    });
+    join_all(opening).await
+}
+
+/// MongoDB would do nothing but open them.
+#[tokio::test(start_paused = true)]
+async fn catch_ups_that_nobody_reads_are_opened_two_a_second() {
+    let (hub, source) = with_catch_ups(40, &[batch(&[big("b", 2)])]);
+    let mut many = Box::pin(open_many(&hub, "jwt:alice", 20, 0));
+    assert!(timeout(BOUND * 3 / 5, &mut many).await.is_err());
+    assert_eq!(opened(&source), 2);
+    let begin = Instant::now();
+    let reader = open_many(&hub, "jwt:bob", 1, 1).await;
+    assert!(begin.elapsed() <= Duration::from_millis(10), "no turn");
+    assert_eq!(opened(&source), 2 + 1);
+    let rest = Duration::from_secs(4);
+    assert!(timeout(rest, &mut many).await.is_err());
+    assert_eq!(opened(&source), 5 * 2 + 1);
+    // Neither the turns nor the streams of those that are cancelled are kept for them.
+    drop((many, reader));
+    settle().await;
+    assert_eq!(hub.starter.catch_ups.openings.in_use(), 0);
+    assert_eq!(metric(&hub, "weir_catch_ups"), 0.0);
+    assert_eq!(opened(&source), 5 * 2 + 1);
+}
+
+/// A client that does not read takes as much as the window of HTTP/2 has room for.
+#[tokio::test(start_paused = true)]
+async fn what_a_client_takes_without_reading_passes_no_turn_on() {
+    let unread = [
+        vec![batch(&[insert("a", 2)]), batch(&[big("b", 3)])],
+        vec![batch(&[big("a", 2)]), batch(&[big("b", 3)])],
+    ];
+    for replies in unread {
+        let (hub, source) = with_catch_ups(10, &replies);
+        // What is asked for goes into the same message.
+        let mut many = Box::pin(open_many(&hub, "jwt:alice", 10, 1));
+        assert!(timeout(BOUND * 3 / 5, &mut many).await.is_err());
+        assert_eq!(opened(&source), 2, "{} replies", replies.len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_passes_its_turn_to_open_on() {
+    const WATCHES: usize = 20;
+    let much = ["a", "b", "c"].map(|name| batch(&[big(name, 2)]));
+    let little = [batch(&[insert("a", 2)]), quiet("t", 9)];
+    let silent = [batch(&[insert("a", 2)])];
+    for (replies, items, most) in [
+        (&much[..], 3, Duration::from_millis(50)),
+        (&little, 2, Duration::from_millis(50)),
+        // MongoDB does not say yet that there is nothing more.
+        (&silent, 1, Duration::from_millis(550)),
+    ] {
+        let (hub, source) = with_catch_ups(WATCHES, replies);
+        let begin = Instant::now();
+        let many = open_many(&hub, "jwt:alice", WATCHES, items).await;
+        assert!(begin.elapsed() <= most, "{:?}", begin.elapsed());
+        assert_eq!(opened(&source), many.len());
     }
 }

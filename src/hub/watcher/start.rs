@@ -123,7 +123,8 @@ impl WatchStarter {
             return Ok((WatcherState::Live(reader), start));
         }
         let ready = CatchUpStart::try_open(&self.catch_ups, &spec, watch.progress_interval).await?;
-        start.opened_by_time = matches!(&ready, CatchUpStart::Open(_, opened) if opened.by_time);
+        start.opened_by_time =
+            matches!(&ready, CatchUpStart::Open(_, opened) if opened.stream.by_time);
         let running =
             RunningCatchUp::start(&self.catch_ups, feed, residual, subscriber, spec, ready);
         Ok((WatcherState::CatchingUp(running), start))

@@ -1,6 +1,7 @@
 //! Opens feeds, shares them, and closes them some time after their last watcher has left.
 
 mod handle;
+mod openings;
 
 use std::{collections::HashMap, future::pending, sync::Arc, time::Duration};
 
@@ -26,7 +27,7 @@ use crate::{
         sync::{Mutex, lock},
         tasks::Tasks,
     },
-    limit::{Exceeded, Limit, Turn, Turns},
+    limit::{Exceeded, Limit, Turn},
     metrics::{Metrics, StageGuard},
     model::{Caller, FeedMode, Mode, Stage},
     pipeline::Plan,
@@ -36,19 +37,11 @@ use crate::{
 
 pub(super) use handle::OpenFeed;
 use handle::{FeedHandle, OpenOutcome, OpenSender};
+use openings::{Openings, PacedTurn};
 
 /// The time that a call waits for a feed to open; MongoDB opens a stream from now at once. After a timeout
 /// the feed continues to open, for later calls.
 const FEED_OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The part of that time after which a caller whose turn has not come is refused.
-const MAX_WAIT_FOR_TURN: Duration = Duration::from_secs(15);
-
-/// The maximum number of feeds that are being opened at once, so that MongoDB is asked for few streams at a time
-/// whatever clients do.
-const MAX_OPENINGS: usize = 8;
-/// The maximum number of them for the watches of one caller: with half of them, others always find some free.
-const MAX_OPENINGS_PER_CALLER: usize = 4;
 
 /// All feeds.
 pub(super) struct Feeds {
@@ -60,7 +53,7 @@ pub(super) struct Feeds {
     metrics: Arc<Metrics>,
     table: Mutex<FeedTable<FeedHandle>>,
     /// The feeds that are being opened, also those that nobody waits for any more.
-    openings: Turns<Caller>,
+    openings: Openings,
     scope_labels: Mutex<LabelCap>,
     /// The bytes of events that a feed keeps.
     ring_bytes: usize,
@@ -141,11 +134,9 @@ impl Feeds {
         let limit = Limit::new("feeds", settings.max_feeds)
             .counted_by(metrics.limit_rejections.of("feeds"));
         let table = FeedTable::new(limit, settings.feeds_per_scope, settings.feed_linger);
-        let openings = Limit::new("openings", MAX_OPENINGS)
-            .counted_by(metrics.limit_rejections.of("openings"));
         let feeds = Arc::new(Self {
             source: source.for_feeds(),
-            openings: Turns::new(openings, MAX_OPENINGS_PER_CALLER),
+            openings: Openings::new(settings.max_feeds, &metrics),
             deployment,
             memory,
             requests,
@@ -214,8 +205,8 @@ impl Feeds {
         let pending = match existing {
             Some(pending) => pending,
             None => {
-                let turn = self.openings.acquire_within(caller, MAX_WAIT_FOR_TURN);
-                self.join_or_open(&wanted, turn.await?)?
+                let turn = self.openings.acquire(caller).await?;
+                self.join_or_open(&wanted, turn)?
             }
         };
         let PendingFeed {
@@ -251,6 +242,14 @@ impl Feeds {
     ) -> Result<(Mode, Option<HeldPlan>), Exceeded> {
         let plans = (&*wanted.dedicated, &**wanted.shared);
         let mode = table.choose_mode(wanted.caller, wanted.requested, plans);
+        // It would wait for a dedicated one.
+        let is_late = || {
+            let is_new = mode == Mode::Dedicated && !table.contains(&wanted.dedicated);
+            is_new && !self.openings.has_token(wanted.caller)
+        };
+        if wanted.requested == FeedMode::Auto && is_late() {
+            return Ok((Mode::Shared, None));
+        }
         match self.hold_plan(table, mode, &wanted.dedicated) {
             Ok(held) => Ok((mode, held)),
             // The shared feed needs no memory for conditions.
@@ -310,6 +309,7 @@ impl Feeds {
             tracing::debug!("stopping an idle feed to make room for another");
             retired.stop();
         }
+        let turn = self.openings.begin(wanted.caller, turn);
         let outcome = (sender, opened.clone());
         self.spawn((plan, mode), feed_id.clone(), (stop, turn), outcome);
         Ok(PendingFeed {
@@ -340,7 +340,7 @@ impl Feeds {
         self: &Arc<Self>,
         (plan, mode): (Arc<Plan>, Mode),
         feed_id: FeedId,
-        (stop, turn): (CancellationToken, Turn<Caller>),
+        (stop, turn): (CancellationToken, PacedTurn),
         (sender, opened): (OpenSender, OpenOutcome),
     ) {
         let span =
@@ -364,7 +364,7 @@ impl Feeds {
         self: &Arc<Self>,
         (plan, mode): (&Arc<Plan>, Mode),
         feed_id: &FeedId,
-        turn: Turn<Caller>,
+        turn: PacedTurn,
         sender: OpenSender,
     ) {
         let gauge = self.metrics.count_feed(mode, Stage::Opening);
@@ -395,12 +395,12 @@ impl Feeds {
     async fn open_in_turn(
         self: &Arc<Self>,
         plan: &Arc<Plan>,
-        turn: Turn<Caller>,
+        turn: PacedTurn,
     ) -> Result<(TokenContext, OpenedStream, Option<ClusterTime>), Error> {
         let (feeds, plan) = (Arc::clone(self), Arc::clone(plan));
         let opening = async move {
             let opened = feeds.open(&plan).await;
-            drop(turn);
+            turn.end(&feeds.tasks);
             opened
         };
         let opening = self.tasks.spawn_detached(opening.in_current_span());

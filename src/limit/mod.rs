@@ -1,11 +1,13 @@
 //! Limits on how much of something may be in use at once.
 //!
 //! A [`Limiter`] hands out permits in the order of asking, and [`Turns`] go round by keys. A [`Limit`] is for what
-//! its owner counts itself, a [`TokenBucket`] for a rate, and [`PerKey`] has values for each principal or address.
+//! its owner counts itself, a [`TokenBucket`] for a rate, and a [`Pace`] for that of each principal or address, for which
+//! [`PerKey`] has other values.
 //! [`CostlyWork`] runs what takes long where it holds up nobody, and [`RepeatedLines`] bound what callers write into
 //! the log. Each limit counts what it refuses, and the error of a refused call is made of [`Exceeded`].
 
 mod costly_work;
+mod pace;
 mod per_key;
 mod priority;
 mod repeated_lines;
@@ -21,6 +23,7 @@ use tokio::{
 };
 
 pub use costly_work::CostlyWork;
+pub use pace::Pace;
 pub use per_key::{Member, PerKey};
 pub use priority::lower_priority;
 pub use repeated_lines::{LineKind, RepeatedLines};

@@ -1,5 +1,7 @@
 //! Tests of which watches share a feed, of the feed limit, and of how long a feed stays open.
 
+use futures::future::join_all;
+
 use super::*;
 use crate::filter::{Condition, Predicate};
 
@@ -295,11 +297,95 @@ async fn watches_that_start_together_fail_together_while_mongodb_does_not_answer
     let hub = hub_with(&source, unnamed);
     let begun = Instant::now();
     let wanted = watch(request());
-    let refused = futures::future::join_all((0..20).map(|_| hub.subscribe(&wanted))).await;
+    let refused = join_all((0..20).map(|_| hub.subscribe(&wanted))).await;
     assert!(refused.iter().all(Result::is_err));
     let last = begun.elapsed();
     assert!(
         last <= Duration::from_secs(20),
         "the last heard after {last:?}"
     );
+}
+
+/// Of different collections.
+fn of_many(principal: &str, from: usize, count: usize) -> Vec<Arc<Watch>> {
+    let watches = (from..from + count)
+        .map(|number| of_principal(principal, &watch(of(&format!("{principal}_{number}")))));
+    watches.collect()
+}
+
+/// Opens watches at once.
+async fn open_all(hub: &Hub, watches: &[Arc<Watch>]) -> Vec<Client> {
+    join_all(watches.iter().map(|watch| Client::open(hub, watch))).await
+}
+
+fn many_feeds() -> HubSettings {
+    HubSettings {
+        max_feeds: 64,
+        feed_linger: Duration::ZERO,
+        ..settings()
+    }
+}
+
+/// Each of them costs MongoDB a stream, its first reads and its end.
+#[tokio::test(start_paused = true)]
+async fn a_caller_has_many_feeds_opened_at_once_and_ten_a_second_after_that() {
+    let source = ScriptedSource::new(quiet_cursors(200));
+    let hub = hub_with(&source, many_feeds());
+    let opened = || source.requested_positions().len();
+    // Left at once, as more are not allowed to be open.
+    let (first, second) = (of_many("jwt:alice", 0, 40), of_many("jwt:alice", 40, 40));
+    let begin = Instant::now();
+    drop(open_all(&hub, &first).await);
+    let mut flood = Box::pin(open_all(&hub, &second));
+    assert!(
+        timeout(Duration::from_millis(90), &mut flood)
+            .await
+            .is_err()
+    );
+    assert_eq!(opened(), 64 + 4, "as many as it has turns are too early");
+    let others = open_all(&hub, &of_many("jwt:bob", 0, 8)).await;
+    assert!(begin.elapsed() < Duration::from_millis(150), "no turn");
+    assert_eq!(opened(), 64 + 4 + others.len());
+    let second = Duration::from_secs(1);
+    assert!(timeout(second, &mut flood).await.is_err());
+    let later = opened() - 64 - 4 - others.len();
+    assert!((9..=11).contains(&later), "{later} in a second");
+    drop(flood);
+    // Rested, it may again.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let begin = Instant::now();
+    open_all(&hub, &of_many("jwt:alice", 100, 40)).await;
+    assert!(begin.elapsed() < Duration::from_millis(100));
+}
+
+/// A dedicated feed would be too early, and the shared one does as well.
+#[tokio::test(start_paused = true)]
+async fn feed_mode_auto_shares_while_its_caller_opens_feeds_too_fast() {
+    use pb::{FeedMode, OperationType};
+
+    let source = ScriptedSource::new(quiet_cursors(200));
+    let hub = hub_with(&source, many_feeds());
+    let alice = |request| of_principal("jwt:alice", &watch(request));
+    let updates = only(OperationType::Update, FeedMode::Auto);
+    let before = Client::open(&hub, &alice(updates.clone())).await;
+    assert_eq!(before.watcher.mode(), Mode::Dedicated);
+    for from in [0, 40] {
+        drop(open_all(&hub, &of_many("jwt:alice", from, 32)).await);
+    }
+    let begin = Instant::now();
+    let inserts = only(OperationType::Insert, FeedMode::Auto);
+    for (request, principal, mode) in [
+        (inserts.clone(), "jwt:alice", Mode::Shared),
+        (updates, "jwt:alice", Mode::Dedicated),
+        (inserts, "jwt:bob", Mode::Dedicated),
+    ] {
+        let watch = of_principal(principal, &watch(request));
+        let client = Client::open(&hub, &watch).await;
+        assert_eq!(client.watcher.mode(), mode, "{principal}");
+    }
+    assert!(begin.elapsed() < Duration::from_millis(50), "none waits");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let deletes = only(OperationType::Delete, FeedMode::Auto);
+    let client = Client::open(&hub, &alice(deletes)).await;
+    assert_eq!(client.watcher.mode(), Mode::Dedicated);
 }

@@ -118,3 +118,80 @@ impl Future for ConnectionTask {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{thread, time::Duration};
+
+    use metrics::Gauge;
+    use tokio::{sync::mpsc, time::timeout};
+
+    use super::*;
+    use crate::listen::demand::Demand;
+
+    /// Asks a task on which thread it runs.
+    struct Asked {
+        questions: mpsc::UnboundedSender<()>,
+        answers: mpsc::UnboundedReceiver<bool>,
+    }
+
+    impl Asked {
+        fn spawn(threads: &Threads, demand: &Arc<ConnectionDemand>) -> Self {
+            let (questions, mut asked) = mpsc::unbounded_channel();
+            let (answer, answers) = mpsc::unbounded_channel();
+            threads.spawn(demand, async move {
+                while asked.recv().await.is_some() {
+                    let name = thread::current().name().map(str::to_owned);
+                    let is_low = name.as_deref() == Some("low-priority");
+                    answer.send(is_low).expect("the test reads it");
+                }
+            });
+            Self { questions, answers }
+        }
+
+        async fn is_low(&mut self) -> bool {
+            self.questions.send(()).expect("the task runs");
+            let answer = timeout(Duration::from_secs(60), self.answers.recv()).await;
+            answer.expect("it is woken").expect("the task runs")
+        }
+    }
+
+    #[tokio::test]
+    async fn tasks_of_a_connection_move_with_what_it_asks_for() {
+        let low = LowPriority::start().expect("threads");
+        let threads = Threads::new(Some(&low));
+        let demand = Demand::new(Gauge::noop());
+        let (flood, other) = (demand.connection(), demand.connection());
+        let mut early = Asked::spawn(&threads, &flood);
+        let mut beside = Asked::spawn(&threads, &other);
+        for _ in 0..3 {
+            while !early.is_low().await {
+                flood.begin_call();
+            }
+            let mut late = Asked::spawn(&threads, &flood);
+            assert!(late.is_low().await);
+            assert!(!beside.is_low().await);
+            // A second of silence.
+            let silence = async { while early.is_low().await || late.is_low().await {} };
+            timeout(Duration::from_secs(60), silence)
+                .await
+                .expect("it moves back");
+        }
+        drop((early, beside));
+    }
+
+    #[tokio::test]
+    async fn tasks_end_with_the_threads_of_a_low_priority() {
+        let low = LowPriority::start().expect("threads");
+        let threads = Threads::new(Some(&low));
+        let flood = Demand::new(Gauge::noop()).connection();
+        while !flood.is_over() {
+            flood.begin_call();
+        }
+        let mut task = Asked::spawn(&threads, &flood);
+        assert!(task.is_low().await);
+        drop(low);
+        let end = timeout(Duration::from_secs(60), task.answers.recv()).await;
+        assert_eq!(end, Ok(None));
+    }
+}

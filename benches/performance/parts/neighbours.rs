@@ -196,13 +196,13 @@ fn goals(flood: Flood, rounds: &[Round], results: &mut Results) {
 
 fn run(flood: Flood, options: &Options) -> Result<Round, ChildError> {
     let limit = Duration::from_secs(options.limit);
-    let since = now_seconds();
     let content = Content {
         groups: 1,
         bytes: HISTORY_BYTES,
         wide: false,
     };
     let mut source = Source::start(Kind::Database, content);
+    let since = next_second();
     if flood == Flood::CatchUps {
         for _ in 0..HISTORY / 1_000 {
             source.burst(1_000, limit)?;
@@ -259,9 +259,18 @@ fn run(flood: Flood, options: &Options) -> Result<Round, ChildError> {
     })
 }
 
-fn now_seconds() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| now.as_secs()).cast_signed() - 1
+/// Waits for the next second and returns it: the history of the database begins before it, as that is refused which
+/// asks for more.
+fn next_second() -> i64 {
+    let second = || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        now.map_or(0, |now| now.as_secs()).cast_signed()
+    };
+    let begin = second();
+    while second() == begin {
+        pause(Duration::from_millis(10));
+    }
+    second()
 }
 
 /// The keys of the two principals, and the public keys of an issuer that has issued no token.

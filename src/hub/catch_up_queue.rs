@@ -22,9 +22,8 @@ use crate::{
 const CAPACITY: usize = 1 << 20;
 
 /// The bytes of events of which more is taken only for a client that reads. One that does not is sent the first window
-/// of HTTP/2, 64 KiB, and what is handed over to that at once, less than 128 KiB. Clients may begin with larger
-/// windows: then it says less.
-const MAX_UNREAD: usize = 192 << 10;
+/// of HTTP/2, which is 64 KiB to 2 MiB in the clients of gRPC, and the server holds up to four messages for it.
+const MAX_UNREAD: usize = 4 << 20;
 
 /// The time that a watcher waits for events until its catch-up counts as one with nothing to read. Where MongoDB has
 /// more at hand, it replies sooner.

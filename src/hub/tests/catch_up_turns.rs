@@ -180,11 +180,11 @@ async fn what_a_client_takes_without_reading_passes_no_turn_on() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_reads_passes_its_turn_to_open_on() {
     const WATCHES: usize = 20;
-    let much = ["a", "b", "c"].map(|name| batch(&[big(name, 2)]));
+    let much = ["a", "b", "c", "d", "e", "f", "g"].map(|name| batch(&[big(name, 2)]));
     let little = [batch(&[insert("a", 2)]), quiet("t", 9)];
     let silent = [batch(&[insert("a", 2)])];
     for (replies, items, most) in [
-        (&much[..], 3, Duration::from_millis(50)),
+        (&much[..], 7, Duration::from_millis(100)),
         (&little, 2, Duration::from_millis(50)),
         // MongoDB does not say yet that there is nothing more.
         (&silent, 1, Duration::from_millis(550)),

@@ -8,7 +8,9 @@ use prost_types::{ListValue, Value, value::Kind};
 use weir::{
     model::Operation,
     pb::{
-        self, FieldFilter, Filter, FilterGroup, RegexFilter, field_filter::Operator,
+        self, FieldFilter, Filter, FilterGroup, RegexFilter,
+        comparison::{Literal, Operator as Comparison},
+        field_filter::Operator,
         pipeline_stage::Kind as StageKind,
     },
     pipeline::{Plan, RequestLimits, Watch},
@@ -182,6 +184,25 @@ fn filter(path: &str, operator: Operator) -> Filter {
             operator: Some(operator),
         })),
     }
+}
+
+fn compare(path: &str, operator: Comparison, literal: Literal) -> Filter {
+    filter(
+        path,
+        Operator::Compare(pb::Comparison {
+            operator: operator.into(),
+            literal: Some(literal),
+        }),
+    )
+}
+
+/// Returns a value of every type that a literal may have.
+fn every_literal() -> Document {
+    let refused = ["undefined", "regex", "pointer", "symbol", "scoped"];
+    let fields = every_type().into_iter();
+    fields
+        .filter(|(name, _)| !refused.contains(&name.as_str()))
+        .collect()
 }
 
 fn group(filters: Vec<Filter>) -> FilterGroup {
@@ -403,6 +424,34 @@ pub fn requests() -> Vec<(&'static str, pb::WatchRequest)> {
         (
             "changed",
             with(vec![filter("lines.0", Operator::Changed(true))]),
+        ),
+        (
+            "compare",
+            with(vec![
+                compare(
+                    "lines",
+                    Comparison::In,
+                    Literal::Json(
+                        r#"[{"sku": "a", "n": {"$numberInt": "2"}}, {"$ref": "c", "$id": 5, "$db": "d"}]"#
+                            .to_owned(),
+                    ),
+                ),
+                compare(
+                    "_id",
+                    Comparison::Ne,
+                    Literal::Bson(bytes(&doc! { "": { "b": 1, "a": [every_literal()] } }).into()),
+                ),
+            ]),
+        ),
+        (
+            "bad-comparisons",
+            with(vec![
+                compare("a", Comparison::Unspecified, Literal::Json("{".to_owned())),
+                compare("a", Comparison::In, Literal::Json("[]".to_owned())),
+                compare("a", Comparison::Lt, Literal::Json(r#"{"$numberDecimal": ""}"#.to_owned())),
+                compare("a", Comparison::Eq, Literal::Bson(bytes(&every_type()).into())),
+                compare("a", Comparison::Eq, Literal::Bson(vec![5, 0, 0, 0].into())),
+            ]),
         ),
         ("nested", with(vec![nested])),
     ]

@@ -1,8 +1,8 @@
 //! Conditions on documents, and which events meet them.
 //!
 //! - `predicate`: a [`Predicate`] is a tree of validated [`Condition`]s, independent of protobuf.
-//! - `parse`: makes it from a request's filters, within their bounds. `extended_json` reads literals, `pattern`
-//!   and `regex_check` regular expressions.
+//! - `parse`: makes it from a request's filters, within their bounds. `literal_form` reads literals, with
+//!   `extended_json` and `raw_bson`; `pattern` and `regex_check` read regular expressions.
 //! - `evaluator`: a [`Filter`] is a predicate as it is kept, compiled and shared, and an [`Evaluator`] decides a
 //!   residual over raw events.
 //! - `residual`: a [`Residual`] is the conditions of one watch that remain to be evaluated in process.
@@ -13,7 +13,11 @@ pub(crate) use predicate::is_id_path;
 pub use predicate::{Condition, Predicate};
 
 pub(crate) mod extended_json;
+mod literal_form;
 pub(crate) mod parse;
+mod problem;
+pub(crate) mod raw_bson;
+
 mod pattern;
 pub(crate) use pattern::prefix_pattern;
 mod regex_check;

@@ -3,18 +3,19 @@
 use bson::Bson;
 use prost::Message as _;
 
-use super::extended_json::literal;
+use super::literal_form::{literal, literal_from_bson, literal_from_text};
 use super::pattern::Pattern;
 use super::predicate::{Condition, Predicate};
 use super::regex_check::{check_options, check_pattern};
 use crate::model::{FieldViolation, Findings, RequestError, quoted};
 use crate::pb;
+use crate::pb::comparison::{self, Literal};
 use crate::pb::field_filter::Operator;
 use crate::pb::filter::Kind;
 
 const MAX_DEPTH: usize = 10;
 const MAX_CONDITIONS: usize = 200;
-/// The most bytes of literal values in protobuf encoding, including prefixes and patterns.
+/// The most bytes of literal values, including prefixes and patterns: as sent and, of text, as BSON too.
 const MAX_LITERAL_BYTES: usize = 256 * 1024;
 const MAX_LIST_VALUES: usize = 1000;
 const MAX_PATH_BYTES: usize = 512;
@@ -162,7 +163,7 @@ impl Checker<'_> {
         }
         let Some(operator) = field.operator else {
             self.findings
-                .invalid(at, "sets no operator; set one of eq, ne, gt, gte, lt, lte, in, not_in, exists, prefix, regex or changed");
+                .invalid(at, "sets no operator; set one of eq, ne, gt, gte, lt, lte, in, not_in, exists, prefix, regex, changed or compare");
             return None;
         };
         let op = self.operator(&at, operator)?;
@@ -187,7 +188,43 @@ impl Checker<'_> {
             Operator::Prefix(prefix) => self.prefix(field_path("prefix"), prefix),
             Operator::Regex(regex) => self.regex(field_path("regex"), regex),
             Operator::Changed(changed) => Some(Condition::Changed(changed)),
+            Operator::Compare(comparison) => self.comparison(&field_path("compare"), comparison),
         }
+    }
+
+    fn comparison(&mut self, at: &str, comparison: pb::Comparison) -> Option<Condition> {
+        let operator = comparison_operator(comparison.operator)
+            .map_err(|problem| self.findings.invalid(format!("{at}.operator"), problem))
+            .ok();
+        let Some(literal) = comparison.literal else {
+            self.findings
+                .invalid(at, "sets no literal; set json or bson");
+            return None;
+        };
+        let (form, read) = match literal {
+            Literal::Json(text) => {
+                let at = format!("{at}.json");
+                self.charge(&at, text.len())?;
+                let left = MAX_LITERAL_BYTES.saturating_sub(self.literal_bytes);
+                let read = literal_from_text(&text, text.len() + left);
+                // The rest of what it takes as BSON, which is less than was left.
+                let read = read.map(|(value, bytes)| {
+                    self.literal_bytes += bytes.saturating_sub(text.len());
+                    value
+                });
+                (at, read)
+            }
+            Literal::Bson(bytes) => {
+                let at = format!("{at}.bson");
+                self.charge(&at, bytes.len())?;
+                (at, literal_from_bson(&bytes))
+            }
+        };
+        let condition = read.and_then(|value| condition(operator, value));
+        condition
+            .map_err(|problem| self.findings.invalid(form, problem))
+            .ok()
+            .flatten()
     }
 
     fn value(&mut self, at: String, value: prost_types::Value) -> Option<Bson> {
@@ -198,16 +235,9 @@ impl Checker<'_> {
     }
 
     fn list(&mut self, at: String, list: prost_types::ListValue) -> Option<Vec<Bson>> {
-        if list.values.is_empty() || list.values.len() > MAX_LIST_VALUES {
-            self.findings.invalid(
-                at,
-                format!(
-                    "has {} values; a list must have 1 to {MAX_LIST_VALUES}",
-                    list.values.len()
-                ),
-            );
-            return None;
-        }
+        check_length(list.values.len())
+            .map_err(|problem| self.findings.invalid(&at, problem))
+            .ok()?;
         self.charge(&at, list.encoded_len())?;
         let mut values = Vec::with_capacity(list.values.len());
         let mut good = true;
@@ -294,6 +324,52 @@ impl Checker<'_> {
         }
         Some(())
     }
+}
+
+fn check_length(list: usize) -> Result<(), String> {
+    if (1..=MAX_LIST_VALUES).contains(&list) {
+        return Ok(());
+    }
+    Err(format!(
+        "has {list} values; a list must have 1 to {MAX_LIST_VALUES}"
+    ))
+}
+
+fn comparison_operator(number: i32) -> Result<comparison::Operator, String> {
+    match comparison::Operator::try_from(number) {
+        Ok(comparison::Operator::Unspecified) => {
+            Err("is OPERATOR_UNSPECIFIED; set OPERATOR_EQ or another one".to_owned())
+        }
+        Ok(operator) => Ok(operator),
+        Err(_) => Err(format!(
+            "is {number}, which this version does not know; use 1 to {} ({})",
+            comparison::Operator::NotIn as i32,
+            comparison::Operator::NotIn.as_str_name()
+        )),
+    }
+}
+
+/// Returns the condition of a comparison, `None` if its operator is not valid.
+fn condition(
+    operator: Option<comparison::Operator>,
+    value: Bson,
+) -> Result<Option<Condition>, String> {
+    use comparison::Operator;
+    let list = |value| match value {
+        Bson::Array(values) => check_length(values.len()).map(|()| values),
+        _ => Err("is not a list, which this operator compares with; write [1, 2]".to_owned()),
+    };
+    Ok(match operator {
+        None | Some(Operator::Unspecified) => None,
+        Some(Operator::Eq) => Some(Condition::Eq(value)),
+        Some(Operator::Ne) => Some(Condition::Ne(value)),
+        Some(Operator::Gt) => Some(Condition::Gt(value)),
+        Some(Operator::Gte) => Some(Condition::Gte(value)),
+        Some(Operator::Lt) => Some(Condition::Lt(value)),
+        Some(Operator::Lte) => Some(Condition::Lte(value)),
+        Some(Operator::In) => Some(Condition::In(list(value)?)),
+        Some(Operator::NotIn) => Some(Condition::NotIn(list(value)?)),
+    })
 }
 
 /// Returns what is wrong with the path of a field, and what would be right.

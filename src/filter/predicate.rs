@@ -25,9 +25,7 @@ pub enum Predicate {
 
 /// A condition on the value of one field.
 ///
-/// The fields of a literal document are sorted by name, because a protobuf map keeps no order. MongoDB
-/// compares documents field by field in order, so equality with such a literal holds only if the stored
-/// fields are sorted by name too. Conditions on dotted paths do not have this limit.
+/// MongoDB compares documents field by field in their order, which a literal document keeps.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Condition {
     /// Equal to the value; null also equals a missing field.

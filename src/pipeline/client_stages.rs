@@ -1,20 +1,18 @@
 //! The validation of a request's own stages, `WatchRequest.pipeline`.
 //!
-//! A stage arrives in one of three forms. `extended_json` and `raw_bson` read them, within the nesting that
-//! MongoDB allows, and `rules` says what a stage may contain. What is left to MongoDB is whether the stage's
+//! A stage arrives in one of three forms, which are read within the nesting that MongoDB allows, and `rules` says what a stage may contain. What is left to MongoDB is whether the stage's
 //! expressions make sense.
 
-mod extended_json;
-pub(crate) use extended_json::value_from_text;
-mod raw_bson;
 mod rules;
 
 use std::sync::Arc;
 
-use bson::Document;
+use bson::{Bson, Document};
 use prost::Message as _;
 
 use crate::filter::Predicate;
+use crate::filter::extended_json::{from_struct, from_text};
+use crate::filter::raw_bson::document_from_bytes;
 use crate::model::{FeedMode, Findings, quoted};
 use crate::pb;
 use crate::pb::pipeline_stage::Kind;
@@ -157,13 +155,25 @@ fn read(stage: pb::PipelineStage) -> Result<(Document, usize), String> {
         None => {
             return Err("sets no kind; set struct, json or bson".to_owned());
         }
-        Some(Kind::Struct(fields)) => extended_json::from_struct(fields)?,
-        Some(Kind::Json(text)) => extended_json::from_text(&text)?,
-        Some(Kind::Bson(bytes)) => raw_bson::from_bytes(&bytes)?,
+        Some(Kind::Struct(fields)) => {
+            stage_document(from_struct(fields).map_err(|problem| problem.into_text())?)?
+        }
+        Some(Kind::Json(text)) => stage_document(from_text(&text)?)?,
+        Some(Kind::Bson(bytes)) => document_from_bytes(&bytes)?,
     };
     match document.to_vec() {
         Ok(bytes) => Ok((document, bytes.len())),
         Err(error) => Err(format!("can't be written as BSON: {error}")),
+    }
+}
+
+fn stage_document(stage: Bson) -> Result<Document, String> {
+    match stage {
+        Bson::Document(stage) => Ok(stage),
+        other => Err(format!(
+            "is {}; a stage is a document with one field, the name of the stage",
+            quoted(&other.to_string())
+        )),
     }
 }
 

@@ -90,6 +90,18 @@ pub(crate) fn eq(path: &str, json: impl Into<serde_json::Value>) -> pb::Filter {
     field(path, Operator::Eq(value(json.into())))
 }
 
+/// A comparison with Extended JSON text.
+pub(crate) fn compare(path: &str, operator: pb::comparison::Operator, json: &str) -> pb::Filter {
+    let literal = pb::comparison::Literal::Json(json.into());
+    field(
+        path,
+        Operator::Compare(pb::Comparison {
+            operator: operator.into(),
+            literal: Some(literal),
+        }),
+    )
+}
+
 pub(crate) fn regex(path: &str, pattern: &str, options: &str) -> pb::Filter {
     field(
         path,

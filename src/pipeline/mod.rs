@@ -18,7 +18,6 @@ pub use view::View;
 
 mod client_stages;
 pub use client_stages::ClientStages;
-pub(crate) use client_stages::value_from_text;
 mod watch;
 pub use watch::{RequestLimits, Watch};
 

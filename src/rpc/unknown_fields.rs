@@ -249,6 +249,7 @@ mod tests {
             ".weir.v1.FilterGroup",
             ".weir.v1.FieldFilter",
             ".weir.v1.RegexFilter",
+            ".weir.v1.Comparison",
             ".google.protobuf.Value",
             ".google.protobuf.ListValue",
             ".google.protobuf.Struct",
@@ -291,6 +292,7 @@ mod tests {
                 "filters[0].any_of.filters[1]",
             ),
             (value(12, UNKNOWN), "filters[0].field.regex"),
+            (value(14, UNKNOWN), "filters[0].field.compare"),
             (value(2, UNKNOWN), "filters[0].field.eq"),
             (value(8, UNKNOWN), "filters[0].field.in"),
             (
@@ -328,6 +330,13 @@ mod tests {
             &[length_delimited(1, b""), length_delimited(2, b"")].concat(),
         );
         both(&filter, "filters[0]", "field and all_of");
+        let comparison = [length_delimited(2, b"1"), length_delimited(3, b"")].concat();
+        let field = length_delimited(1, &length_delimited(14, &comparison));
+        both(
+            &length_delimited(4, &field),
+            "filters[0].field.compare",
+            "json and bson",
+        );
         let twice = [length_delimited(6, b""), length_delimited(6, b"")].concat();
         assert!(check("WatchRequest", &twice).is_ok());
     }

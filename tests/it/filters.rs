@@ -5,13 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use crate::conversions::{field, id, value};
+use crate::conversions::{compare, field, id, value};
 use crate::support::{Database, WatchStream, Weir};
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde_json::{Value, json};
 use weir::pb;
 use weir::pb::OperationType;
+use weir::pb::comparison::Operator as Comparison;
 use weir::pb::field_filter::Operator;
 use weir::pb::filter::Kind;
 
@@ -66,6 +67,15 @@ impl Query {
 }
 
 fn condition(path: &str, operator: &str, argument: Value) -> pb::Filter {
+    // Such a document has an order of keys.
+    if argument.as_object().is_some_and(|fields| fields.len() > 1) {
+        let operator = match operator {
+            "eq" => Comparison::Eq,
+            "gt" => Comparison::Gt,
+            other => panic!("no query compares documents by {other}"),
+        };
+        return compare(path, operator, &argument.to_string());
+    }
     let list = |argument| match value(argument).kind {
         Some(prost_types::value::Kind::ListValue(list)) => list,
         other => panic!("expected a list, got {other:?}"),

@@ -33,6 +33,7 @@ mod events;
 mod expiry;
 mod faults;
 mod feed_isolation;
+mod filter_values;
 mod filters;
 mod formats;
 mod fuzzing;

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A value that is valid JSON or Extended JSON is parsed as such; other text is a string. Text that starts
-//! like JSON but is invalid is refused, because as a string it would silently match nothing. Text that looks
+//! like JSON but is invalid is refused, because as a string it would silently match nothing. Documents are sent as
+//! they are written, as the order of their keys counts. Text that looks
 //! like an ObjectId, a date or another type is accepted with a warning, for the same reason.
 
 mod changed;
@@ -21,6 +22,7 @@ mod tests;
 use std::ops::Range;
 
 use crate::pb;
+use crate::pb::comparison::{Literal, Operator as Comparison};
 use crate::pb::field_filter::Operator;
 use typed_form::TypedForm;
 
@@ -154,6 +156,13 @@ fn postfix_form(path: &str) -> Option<String> {
         .then(|| format!("write {inner} {word}"))
 }
 
+fn compare(operator: Comparison, json: String) -> Operator {
+    Operator::Compare(pb::Comparison {
+        operator: operator.into(),
+        literal: Some(Literal::Json(json)),
+    })
+}
+
 /// Parses a condition from left to right.
 struct Parser<'a> {
     text: &'a str,
@@ -271,22 +280,22 @@ impl Parser<'_> {
         }
         // An operator must come before its own prefixes.
         if self.take("==") || self.take("=") {
-            return self.value().map(Operator::Eq);
+            return self.value(Comparison::Eq, Operator::Eq);
         }
         if self.take("!=") {
-            return self.value().map(Operator::Ne);
+            return self.value(Comparison::Ne, Operator::Ne);
         }
         if self.take(">=") {
-            return self.value().map(Operator::Gte);
+            return self.value(Comparison::Gte, Operator::Gte);
         }
         if self.take(">") {
-            return self.value().map(Operator::Gt);
+            return self.value(Comparison::Gt, Operator::Gt);
         }
         if self.take("<=") {
-            return self.value().map(Operator::Lte);
+            return self.value(Comparison::Lte, Operator::Lte);
         }
         if self.take("<") {
-            return self.value().map(Operator::Lt);
+            return self.value(Comparison::Lt, Operator::Lt);
         }
         if self.take("^=") {
             return self.prefix();
@@ -301,12 +310,12 @@ impl Parser<'_> {
             return self.end().map(|()| Operator::Exists(false));
         }
         if self.take_word("in") {
-            return self.list().map(Operator::In);
+            return self.list(Comparison::In, Operator::In);
         }
         if self.take_word("not") {
             self.skip_space();
             if self.take_word("in") {
-                return self.list().map(Operator::NotIn);
+                return self.list(Comparison::NotIn, Operator::NotIn);
             }
             if self.take_word("changed") {
                 return Err(self.changed_after_path(start, path, "not changed"));
@@ -338,21 +347,37 @@ impl Parser<'_> {
         ))
     }
 
-    fn value(&mut self) -> Result<prost_types::Value, WhereError> {
+    /// Parses a value. One whose keys have an order is sent as it was written.
+    fn value(
+        &mut self,
+        comparison: Comparison,
+        operator: fn(prost_types::Value) -> Operator,
+    ) -> Result<Operator, WhereError> {
         let range = self.at..self.text.len();
         let json = value::read(self.text, range.clone()).map_err(|e| self.value_error(e))?;
+        if value::has_ordered_keys(&json) {
+            return Ok(compare(comparison, self.text[range].trim().to_owned()));
+        }
         self.untyped.extend(value::untyped(self.text, range));
-        Ok(value::to_protobuf(json))
+        Ok(operator(value::to_protobuf(json)))
     }
 
-    fn list(&mut self) -> Result<prost_types::ListValue, WhereError> {
+    fn list(
+        &mut self,
+        comparison: Comparison,
+        operator: fn(prost_types::ListValue) -> Operator,
+    ) -> Result<Operator, WhereError> {
         self.skip_space();
         let values = value::read_list(self.text, self.at).map_err(|e| self.value_error(e))?;
         self.untyped
             .extend(value::untyped_items(self.text, self.at));
-        Ok(prost_types::ListValue {
+        if values.iter().any(value::has_ordered_keys) {
+            let json = value::list_as_json(self.text, self.at).map_err(|e| self.value_error(e))?;
+            return Ok(compare(comparison, json));
+        }
+        Ok(operator(prost_types::ListValue {
             values: values.into_iter().map(value::to_protobuf).collect(),
-        })
+        }))
     }
 
     fn prefix(&mut self) -> Result<Operator, WhereError> {

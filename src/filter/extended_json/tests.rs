@@ -1,234 +1,331 @@
 use bson::spec::BinarySubtype;
-use bson::{Binary, DateTime, Timestamp, doc, oid::ObjectId};
-use serde_json::json;
+use bson::{Binary, Bson, DateTime, Document, doc};
+use proptest::prelude::*;
+use serde_json::{Value, json};
 
 use super::*;
-use crate::pipeline::fixtures::value;
+use crate::filter::problem::Problem;
+use crate::pipeline::fixtures;
 
-fn read(json: serde_json::Value) -> Result<Bson, String> {
-    literal(value(json))
-}
-
-fn number(number: f64) -> prost_types::Value {
-    prost_types::Value {
-        kind: Some(Kind::NumberValue(number)),
+/// Reads a value in both forms, which must agree.
+fn read(json: &Value) -> Result<Bson, String> {
+    let value = from_value(fixtures::value(json.clone())).map_err(Problem::into_text);
+    let text = from_text(&json.to_string());
+    match (value, text) {
+        (Ok(value), Ok(text)) => {
+            assert_eq!(value, text, "{json}");
+            Ok(value)
+        }
+        (Err(value), Err(text)) => {
+            let text = text.strip_prefix("is not valid Extended JSON: ").unwrap();
+            let (text, _) = text.split_once(" at line ").unwrap();
+            assert_eq!(value, text);
+            assert!(
+                !value.contains("BSON error") && value.len() < 250,
+                "{value}"
+            );
+            Err(value)
+        }
+        other => panic!("{json}: {other:?}"),
     }
 }
 
+/// The strings that the specification of Decimal128 and its corpus do not allow.
 #[test]
-fn plain_json_is_read_as_plain_values() {
-    for (json, expected) in [
-        (json!(null), Bson::Null),
-        (json!(true), Bson::Boolean(true)),
-        (json!("text"), Bson::String("text".into())),
+fn a_text_that_is_no_decimal_number_is_refused() {
+    let not_numbers = "1e|E01|.|..3|.13.3|1..3|1.3.4|1.34.|.e|+-32.4|-+32.4|--32.4|-32.-4|32.0-|32.4E--21|32.4E-2-1\
+        |32.4E+-21|| 1| -1|1 |E|invalid|i|in|-in|Na|-Na|1.23abc|1.23abcE+02|1.23E+0aabs2\
+        |Infi|Infin|Infini|Infinit|-Infinit|.Infinity|NaNq|NaNs|sNaN|-sNaN|NaN12|+|-|+.|-.|e|E5|-E5|.E5|+e\
+        |e100|e+1|e1|.e1|+.e1|1e+|1e-|1e.|1e1.3|1e+1.|1e1e1|1e123-|1e+12+|1e1-3|1e*123|12e++|12e+-1|1E++1\
+        |++1|--1|-+1|+-1| + 1| - 1|-1-|-9Inf|0Inf|-0Inf|0sNaN|xNaN|qNaN|Inf.|infinit y|1,000|1_000|0x1F|0x\
+        |0000..|.0000.|00..00|12..4|1 2|1\t|\n1|x|1f|٣|１|−1|1e５|NULL|true|{}"
+        .split('|');
+    for text in not_numbers {
+        let problem = read(&json!({"$numberDecimal": text})).unwrap_err();
+        assert!(
+            problem.contains("is not a decimal number; write {\"$numberDecimal\": \"0.5\"}"),
+            "{text:?}: {problem}"
+        );
+    }
+    let not_held = [
+        "-7e10000",
+        "7e10000",
+        "1.11111111111111111111111111111234551",
+        "-1.11111111111111111111111111111234650",
+        "100000000000000000000000000000000000000000000000000000000001",
+        "12345678901234567890123456789012345",
+        "1E-6177",
+        "1E+6145",
+        "1E99999999999999999999999999999999999999999",
+        "1E-170141183460469231731687303715884105728",
+        "1E170141183460469231731687303715884105727",
+    ];
+    for text in not_held {
+        let problem = read(&json!({"$numberDecimal": text})).unwrap_err();
+        assert!(
+            problem.contains("has more than 34 digits, or an exponent beyond"),
+            "{text}: {problem}"
+        );
+    }
+    for (text, expected) in [
+        ("0", "0"),
+        ("-0", "-0"),
+        ("5.", "5"),
+        (".5", "0.5"),
+        ("+.5e+02", "5E+1"),
+        ("1.10", "1.10"),
+        ("1E+6111", "1E+6111"),
+        ("1E0000000000000003", "1E+3"),
+        ("1E-6176", "1E-6176"),
+        ("0E-9999", "0E-6176"),
         (
-            json!([1, "a", []]),
-            Bson::Array(vec![1.into(), "a".into(), Bson::Array(vec![])]),
+            "1.1111111111111111111111111111123450",
+            "1.111111111111111111111111111112345",
         ),
-        (json!({}), Bson::Document(doc! {})),
+        ("nAn", "NaN"),
+        ("+inf", "Infinity"),
+        ("-INFINITY", "-Infinity"),
     ] {
-        assert_eq!(read(json), Ok(expected));
+        let Ok(Bson::Decimal128(decimal)) = read(&json!({"$numberDecimal": text})) else {
+            panic!("{text}");
+        };
+        assert_eq!(decimal.to_string(), expected, "{text}");
     }
 }
 
 #[test]
-fn whole_numbers_that_a_double_holds_exactly_are_integers() {
-    for (given, expected) in [
-        (0.0, Bson::Int32(0)),
-        (-0.0, Bson::Int32(0)),
-        (2_147_483_647.0, Bson::Int32(i32::MAX)),
-        (-2_147_483_648.0, Bson::Int32(i32::MIN)),
-        (2_147_483_648.0, Bson::Int64(2_147_483_648)),
-        (9_007_199_254_740_992.0, Bson::Int64(1 << 53)),
-        (-9_007_199_254_740_992.0, Bson::Int64(-(1 << 53))),
-        (
-            9_007_199_254_740_994.0,
-            Bson::Double(9_007_199_254_740_994.0),
-        ),
-        (1.5, Bson::Double(1.5)),
-        (1e300, Bson::Double(1e300)),
+fn a_double_is_finite_unless_it_is_named() {
+    for text in [
+        "1e999",
+        "-1e999",
+        "inf",
+        "nan",
+        "+Infinity",
+        "infinity",
+        "",
+        "1_0",
+        " 1",
+        "0x1p3",
     ] {
-        assert_eq!(literal(number(given)), Ok(expected), "{given}");
+        let problem = read(&json!({"$numberDouble": text})).unwrap_err();
+        assert!(
+            problem.contains("is not a number of 64 bits"),
+            "{text}: {problem}"
+        );
     }
 }
 
 #[test]
-fn numbers_that_protobuf_forbids_are_refused_with_the_right_form() {
-    for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        assert!(literal(number(bad)).unwrap_err().contains("$numberDouble"));
-    }
-    assert_eq!(
-        read(json!({"$numberDouble": "-Infinity"})),
-        Ok(Bson::Double(f64::NEG_INFINITY))
-    );
-    assert!(matches!(read(json!({"$numberDouble": "NaN"})), Ok(Bson::Double(nan)) if nan.is_nan()));
-}
-
-#[test]
-fn every_type_wrapper_is_read() {
-    let id = "65f000000000000000000001";
-    for (json, expected) in [
-        (
-            json!({"$oid": id}),
-            Bson::ObjectId(ObjectId::parse_str(id).unwrap()),
-        ),
-        (json!({"$numberInt": "-5"}), Bson::Int32(-5)),
-        (
-            json!({"$numberLong": "9223372036854775807"}),
-            Bson::Int64(i64::MAX),
-        ),
-        (json!({"$numberDouble": "0.5"}), Bson::Double(0.5)),
-        (
-            json!({"$numberDecimal": "1.10"}),
-            Bson::Decimal128("1.10".parse().unwrap()),
-        ),
-        (
-            json!({"$date": "1970-01-01T00:00:01.5Z"}),
-            Bson::DateTime(DateTime::from_millis(1500)),
-        ),
-        (
-            json!({"$date": {"$numberLong": "-1500"}}),
-            Bson::DateTime(DateTime::from_millis(-1500)),
-        ),
-        (
-            json!({"$date": 1500}),
-            Bson::DateTime(DateTime::from_millis(1500)),
-        ),
-        (
-            json!({"$binary": {"base64": "AQI=", "subType": "80"}}),
-            Bson::Binary(Binary {
-                subtype: BinarySubtype::UserDefined(0x80),
-                bytes: vec![1, 2],
-            }),
-        ),
-        (
-            json!({"$uuid": "00112233-4455-6677-8899-aabbccddeeff"}),
-            Bson::Binary(Binary {
-                subtype: BinarySubtype::Uuid,
-                bytes: vec![
-                    0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc,
-                    0xdd, 0xee, 0xff,
-                ],
-            }),
-        ),
-        (
-            json!({"$timestamp": {"t": 4_294_967_295_u32, "i": 1}}),
-            Bson::Timestamp(Timestamp {
-                time: u32::MAX,
-                increment: 1,
-            }),
-        ),
-        (json!({"$minKey": 1}), Bson::MinKey),
-        (json!({"$maxKey": 1}), Bson::MaxKey),
-        (json!({"$code": "f()"}), Bson::JavaScriptCode("f()".into())),
+fn a_date_is_the_millisecond_in_which_the_time_lies() {
+    for (text, millis) in [
+        ("1970-01-01T00:00:00.0009Z", 0),
+        ("1970-01-01T00:00:00.001999999Z", 1),
+        ("1969-12-31T23:59:59.9995Z", -1),
+        ("1969-12-31T23:59:59.999999999Z", -1),
+        ("1969-12-31T23:59:59.9980Z", -2),
+        ("1969-12-31T23:59:59Z", -1000),
+        ("1970-01-01T01:00:00.5+01:00", 500),
+        ("2024-02-29T12:00:00.123456+00:00", 1_709_208_000_123),
     ] {
-        assert_eq!(read(json.clone()), Ok(expected), "{json}");
+        let expected = Bson::DateTime(DateTime::from_millis(millis));
+        assert_eq!(read(&json!({"$date": text})), Ok(expected), "{text}");
     }
-}
-
-#[test]
-fn malformed_wrappers_are_refused_by_name() {
-    for (json, wrapper) in [
-        (json!({"$oid": "xyz"}), "$oid"),
-        (json!({"$oid": 5}), "$oid"),
-        (
-            json!({"$oid": "65f000000000000000000001", "more": 1}),
-            "$oid",
-        ),
-        (json!({"$numberInt": "2147483648"}), "$numberInt"),
-        (json!({"$numberLong": "1.5"}), "$numberLong"),
-        (json!({"$numberLong": 1}), "$numberLong"),
-        (json!({"$numberDouble": "one"}), "$numberDouble"),
-        (json!({"$numberDecimal": "one"}), "$numberDecimal"),
-        (json!({"$date": "yesterday"}), "$date"),
-        (json!({"$date": 1.5}), "$date"),
-        (json!({"$binary": "AQI="}), "$binary"),
-        (
-            json!({"$binary": {"base64": "!", "subType": "00"}}),
-            "$binary",
-        ),
-        (json!({"$uuid": "0011"}), "$uuid"),
-        (json!({"$timestamp": {"t": -1, "i": 0}}), "$timestamp"),
-        (json!({"$timestamp": {"t": 1}}), "$timestamp"),
-        (json!({"$minKey": 2}), "$minKey"),
+    for text in [
+        "2016-12-31T23:59:60Z",
+        "2016-12-31T23:59:60.5Z",
+        "2017-01-01T00:59:60+01:00",
     ] {
-        let problem = read(json.clone()).unwrap_err();
-        let start = format!("is not a well-formed {wrapper} of Extended JSON v2");
-        assert!(problem.starts_with(&start), "{json}: {problem}");
-        assert!(problem.len() < 300, "{problem}");
+        let problem = read(&json!({"$date": text})).unwrap_err();
+        assert!(
+            problem.contains("has a leap second, which MongoDB's dates don't have"),
+            "{problem}"
+        );
+    }
+    for text in [
+        "",
+        "2024-01-31",
+        "2024-01-31T12:00:00",
+        "2024-02-30T12:00:00Z",
+        "2024-01-31T12:00:00.Z",
+        "2024-01-31T12:00:00.12345x",
+        "2024-01-31T12:00:61Z",
+        "żółć",
+    ] {
+        let problem = read(&json!({"$date": text})).unwrap_err();
+        assert!(
+            problem.contains("is not a date and time as in RFC 3339"),
+            "{text}: {problem}"
+        );
     }
 }
 
 #[test]
-fn deprecated_types_and_regular_expressions_are_refused_with_the_alternative() {
-    for (json, part) in [
+fn a_subtype_has_one_hexadecimal_digit_or_two() {
+    for (subtype, expected) in [
+        ("0", BinarySubtype::Generic),
+        ("4", BinarySubtype::Uuid),
+        ("04", BinarySubtype::Uuid),
+        ("fF", BinarySubtype::UserDefined(0xff)),
+    ] {
+        let json = json!({"$binary": {"base64": "AQI=", "subType": subtype}});
+        let bytes = vec![1, 2];
+        assert_eq!(
+            read(&json),
+            Ok(Bson::Binary(Binary {
+                subtype: expected,
+                bytes
+            }))
+        );
+    }
+    for subtype in ["", "000", "0x", "+4", "g", "é"] {
+        let json = json!({"$binary": {"base64": "AQI=", "subType": subtype}});
+        let problem = read(&json).unwrap_err();
+        assert!(
+            problem.contains("is not one or two hexadecimal digits"),
+            "{problem}"
+        );
+    }
+}
+
+#[test]
+fn other_malformed_wrappers_are_refused_with_the_reason_and_an_example() {
+    let id = "507f1f77bcf86cd799439011";
+    for (json, reason) in [
         (
-            json!({"$regularExpression": {"pattern": "a", "options": ""}}),
-            "operator regex",
+            json!({"$uuid": "73ffd26444b34c6990e8e7d1dfc035d4"}),
+            "with its hyphens",
         ),
-        (json!({"$regex": "a", "$options": ""}), "operator regex"),
-        (json!({"$undefined": true}), "undefined"),
-        (json!({"$symbol": "a"}), "symbol"),
-        (json!({"$code": "f()", "$scope": {}}), "code with scope"),
         (
-            json!({"$dbPointer": {"$ref": "a.b", "$id": {"$oid": "65f000000000000000000001"}}}),
-            "DBPointer",
+            json!({"$uuid": "73ffd264-44b3-90e8-e7d1dfc035d4"}),
+            "with its hyphens",
+        ),
+        (
+            json!({"$uuid": "{73ffd264-44b3-4c69-90e8-e7d1dfc035d4}"}),
+            "with its hyphens",
+        ),
+        (json!({"$uuid": {"data": 1}}), "its value is not a text"),
+        (
+            json!({"$oid": "507f1f77bcf86cd79943901"}),
+            "is not 24 hexadecimal digits",
+        ),
+        (
+            json!({"$oid": id, "$date": 1}),
+            "it has the key \"$date\" beside it",
+        ),
+        (
+            json!({"$numberInt": "2147483648"}),
+            "is not a whole number of 32 bits",
+        ),
+        (
+            json!({"$numberLong": "9223372036854775808"}),
+            "is not a whole number of 64 bits",
+        ),
+        (
+            json!({"$binary": {"base64": "AQI", "subType": "00"}}),
+            "is not base64 with padding",
+        ),
+        (
+            json!({"$binary": {"base64": "", "subType": "00", "x": 1}}),
+            "is not a document of base64 and subType",
+        ),
+        (
+            json!({"$timestamp": {"t": 1}}),
+            "is not a document of t and i",
+        ),
+        (
+            json!({"$timestamp": {"t": -1, "i": 1}}),
+            "t and i must be whole numbers from 0 to 4294967295",
+        ),
+        (
+            json!({"$timestamp": {"t": 1, "i": 4_294_967_296_u64}}),
+            "t and i must be",
+        ),
+        (json!({"$minKey": 2}), "its value is not 1"),
+        (json!({"$undefined": false}), "its value is not true"),
+        (json!({"$code": 1}), "its value is not a text"),
+        (
+            json!({"$code": "", "$scope": 1}),
+            "its $scope is not a document",
+        ),
+        (
+            json!({"$regularExpression": {"pattern": "a\0", "options": ""}}),
+            "a NUL can't stand in it",
+        ),
+        (
+            json!({"$dbPointer": {"$ref": "a", "$id": 1}}),
+            "its $id is not a $oid",
+        ),
+        (
+            json!({"$date": 1.5}),
+            "neither a text nor a whole number of milliseconds",
         ),
     ] {
-        let problem = read(json.clone()).unwrap_err();
-        assert!(problem.contains(part), "{json}: {problem}");
+        let problem = read(&json).unwrap_err();
+        assert!(problem.contains(reason), "{json}: {problem}");
+        // The example is good itself.
+        let example = problem.split_once("; write ").unwrap().1;
+        assert!(
+            read(&serde_json::from_str(example).unwrap()).is_ok(),
+            "{example}"
+        );
     }
 }
 
 #[test]
-fn a_mistyped_wrapper_is_refused_but_a_database_reference_is_a_document() {
+fn text_is_refused_as_soon_as_it_is_too_large_as_bson() {
+    for text in [
+        r#"[1, "ab", null, true, 2.5, [], {"a": 9223372036854775807}]"#,
+        r#"{"a": {"b": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]}}"#,
+        r#"[{"$oid": "507f1f77bcf86cd799439011"}, {"$numberLong": "5"}, {"$binary": {"base64": "AQI=", "subType": "0"}}]"#,
+    ] {
+        let value = from_text(text).unwrap();
+        let held = doc! { "": value.clone() }.to_vec().unwrap().len()
+            - doc! { "": 1 }.to_vec().unwrap().len()
+            + 4;
+        let (_, bytes) = bounded_from_text(text, usize::MAX).unwrap();
+        // A type wrapper and a large integer are counted roughly.
+        assert!(bytes.abs_diff(held) <= 24, "{text}: {bytes}, {held}");
+        if !text.contains('$') {
+            assert_eq!(bounded_from_text(text, bytes), Ok((value, bytes)));
+        }
+        let problem = bounded_from_text(text, bytes - 1).unwrap_err();
+        assert!(problem.contains("too large as BSON"), "{problem}");
+    }
+    // Not read to its end.
+    let problem = bounded_from_text(&"[".repeat(50), 100).unwrap_err();
+    assert!(problem.contains("too large"), "{problem}");
     assert!(
-        read(json!({"$numberlong": "1"}))
+        bounded_from_text(&format!("[{}", "1,".repeat(1000)), 100)
             .unwrap_err()
-            .contains("$numberlong")
-    );
-    assert!(read(json!({"$gt": 1})).unwrap_err().contains("$gt"));
-    assert_eq!(
-        read(json!({"$ref": "users", "$id": 5, "$db": "shop"})),
-        Ok(Bson::Document(
-            doc! { "$db": "shop", "$id": 5, "$ref": "users" }
-        ))
+            .contains("too large")
     );
 }
 
-#[test]
-fn the_fields_of_a_document_are_sorted_by_name() {
-    let Ok(Bson::Document(document)) = read(json!({"b": 1, "a": {"d": 1, "c": 2}})) else {
-        panic!("a document");
-    };
-    assert_eq!(document.keys().collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(
-        document
-            .get_document("a")
-            .unwrap()
-            .keys()
-            .collect::<Vec<_>>(),
-        ["c", "d"]
-    );
-}
+proptest! {
+    /// The bits count: a condition on the neighbour of a number selects other documents.
+    #[test]
+    fn a_number_in_text_is_the_double_that_it_names(bits in any::<u64>()) {
+        let number = f64::from_bits(bits);
+        prop_assume!(number.is_finite());
+        for text in [format!("{number:?}"), format!("{number:e}"), format!("{number:.20e}")] {
+            let read = match from_text(&text).unwrap() {
+                Bson::Double(read) => read,
+                Bson::Int32(read) => read.into(),
+                Bson::Int64(read) => read as f64,
+                other => panic!("{other:?}"),
+            };
+            prop_assert_eq!(read.to_bits() & !(1 << 63), number.to_bits() & !(1 << 63), "{}", text);
+        }
+    }
 
-#[test]
-fn a_problem_in_a_nested_value_names_its_path() {
-    let problem = read(json!({"a": [1, {"b": {"$oid": "x"}}]})).unwrap_err();
-    assert!(problem.ends_with("(at \"a.1.b\")"), "{problem}");
-}
-
-#[test]
-fn unset_values_nul_in_field_names_and_deep_nesting_are_refused() {
-    assert!(
-        literal(prost_types::Value { kind: None })
-            .unwrap_err()
-            .contains("no value")
-    );
-    assert!(read(json!({"a\0b": 1})).unwrap_err().contains("NUL"));
-    let nested = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!([inner]));
-    assert!(read(nested(100)).is_ok());
-    assert!(read(nested(101)).unwrap_err().contains("deeper"));
-    let wrapped = json!({"$date": nested(200)});
-    assert!(read(wrapped).unwrap_err().contains("$date"));
+    #[test]
+    fn a_document_in_text_keeps_its_keys_in_order(keys in prop::collection::hash_set("[a-z$.é]{1,4}", 0..6)) {
+        prop_assume!(keys.iter().all(|key| !key.starts_with('$')));
+        let expected: Document = keys.iter().map(|key| (key.clone(), Bson::Int32(1))).collect();
+        let fields: Vec<String> = keys.iter().map(|key| format!("{}: 1", json!(key))).collect();
+        let Ok(Bson::Document(read)) = from_text(&format!("{{{}}}", fields.join(","))) else {
+            panic!("not a document");
+        };
+        prop_assert!(read.keys().eq(expected.keys()));
+    }
 }

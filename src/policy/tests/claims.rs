@@ -170,6 +170,10 @@ fn filters_are_written_as_in_mongodb() {
     let id = bson::oid::ObjectId::parse_str("0123456789abcdef01234567").expect("an id");
     is("{a: {$oid: 0123456789abcdef01234567}}", eq("a", id));
     is(
+        "{a: {$id: 5, $ref: users}}",
+        eq("a", bson::doc! { "$ref": "users", "$id": 5 }),
+    );
+    is(
         "{a: {$ne: {$numberLong: '5'}}}",
         field("a", Op::Ne(5_i64.into())),
     );

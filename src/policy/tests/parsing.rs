@@ -313,6 +313,16 @@ fn errors_name_the_place_and_the_problem() {
             "true or false",
         ),
         (
+            with("filter: {a: {$id: 5}}"),
+            "rules[0].filter.a",
+            "not a well-formed DBRef",
+        ),
+        (
+            with("filter: {a: {$numberDecimal: ''}}"),
+            "rules[0].filter.a",
+            "is not a decimal number",
+        ),
+        (
             with("filter: {a: {$oid: xyz}}"),
             "rules[0].filter.a",
             "$oid",

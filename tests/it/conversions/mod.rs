@@ -226,6 +226,18 @@ pub fn field(path: &str, operator: Operator) -> pb::Filter {
     }
 }
 
+/// A comparison with Extended JSON text, whose documents keep the order of their keys.
+pub fn compare(path: &str, operator: pb::comparison::Operator, json: &str) -> pb::Filter {
+    let literal = pb::comparison::Literal::Json(json.into());
+    field(
+        path,
+        Operator::Compare(pb::Comparison {
+            operator: operator.into(),
+            literal: Some(literal),
+        }),
+    )
+}
+
 /// A condition that the field equals a value in Extended JSON.
 pub fn eq(path: &str, json: serde_json::Value) -> pb::Filter {
     field(path, Operator::Eq(value(json)))

@@ -13,10 +13,10 @@ use prost::Message as _;
 use super::granted::Granted;
 use crate::{
     cli::watch::documents::to_json,
-    filter::{Clauses, Evaluator, EventFields},
+    filter::{Clauses, Evaluator, EventFields, extended_json::from_text},
     model::{FullDocument, MissingImage, Operation},
     pb::{self, change_event::Change},
-    pipeline::{Plan, Watch, value_from_text},
+    pipeline::{Plan, Watch},
     source::Event,
     wire::{self, TokenContext},
 };
@@ -56,7 +56,7 @@ pub(super) fn read(path: &Path) -> Result<Document, String> {
     if length as u64 > MAX_BYTES {
         return Err(failed(&"is larger than 64 MiB"));
     }
-    match value_from_text(&text) {
+    match from_text(&text) {
         Ok(Bson::Document(document)) => Ok(document),
         Ok(_) => Err(failed(&"is not a document: write {\"_id\": 1, ...}")),
         Err(problem) => Err(failed(&problem)),

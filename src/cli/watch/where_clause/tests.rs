@@ -123,6 +123,58 @@ fn lists_are_json_or_comma_separated_values() {
     );
 }
 
+/// The order of a document's keys counts, and a protobuf map keeps none.
+#[test]
+fn documents_are_sent_as_they_are_written() {
+    for (text, comparison, json) in [
+        (
+            r#"a={"b": 1, "a": 2} "#,
+            Comparison::Eq,
+            r#"{"b": 1, "a": 2}"#,
+        ),
+        (r#"a != [{"b":1}]"#, Comparison::Ne, r#"[{"b":1}]"#),
+        (
+            r#"a>{"$ref":"c","$id":{"b":1}}"#,
+            Comparison::Gt,
+            r#"{"$ref":"c","$id":{"b":1}}"#,
+        ),
+        (
+            r#"a>={"$ref":"c","$id":5,"x":1}"#,
+            Comparison::Gte,
+            r#"{"$ref":"c","$id":5,"x":1}"#,
+        ),
+        (r#"a<{"b":1,"b":2}"#, Comparison::Lt, r#"{"b":1,"b":2}"#),
+        (
+            r#"a<={"b":{"$oid":"x"}}"#,
+            Comparison::Lte,
+            r#"{"b":{"$oid":"x"}}"#,
+        ),
+        (
+            r#"a in [{"b":1,"a":2}, 5]"#,
+            Comparison::In,
+            r#"[{"b":1,"a":2}, 5]"#,
+        ),
+        (
+            r#"a not in [{"b":1,"a":2}, paid, 'x y', 5]"#,
+            Comparison::NotIn,
+            r#"[{"b":1,"a":2},"paid","x y",5]"#,
+        ),
+    ] {
+        let expected = compare(comparison, json.to_owned());
+        assert_eq!(parsed(text), ("a".to_owned(), expected), "{text}");
+    }
+    for json in [
+        json!({}),
+        json!([{}, 1]),
+        json!({"$id": 5, "$ref": "c", "$db": "d"}),
+        json!({"$binary": {"base64": "", "subType": "0"}}),
+        json!({"$timestamp": {"t": 1, "i": 2}}),
+    ] {
+        let expected = Operator::Eq(value(json.clone()));
+        assert_eq!(parsed(&format!("a={json}")).1, expected);
+    }
+}
+
 #[test]
 fn prefixes_are_always_text() {
     for (text, prefix) in [

@@ -6,6 +6,8 @@
 use bson::DateTime;
 use serde_json::{Value, json};
 
+use crate::filter::extended_json::from_text;
+
 /// What plain text looks like.
 #[derive(Debug, PartialEq)]
 pub(super) struct TypedForm {
@@ -178,8 +180,10 @@ fn shell_call(text: &str) -> Option<TypedForm> {
         "NumberInt" | "Int32" if digits() => {
             Some(form("a number", json!({"$numberInt": unquoted})))
         }
-        "NumberDecimal" | "Decimal128" if unquoted.parse::<bson::Decimal128>().is_ok() => {
-            Some(form("a number", json!({"$numberDecimal": unquoted})))
+        "NumberDecimal" | "Decimal128" => {
+            let value = json!({"$numberDecimal": unquoted});
+            let is_decimal = from_text(&value.to_string()).is_ok();
+            is_decimal.then(|| form("a number", value))
         }
         _ => None,
     }
@@ -368,6 +372,7 @@ mod tests {
             "ObjectId(\"5\")",
             "NumberLong(x)",
             "NumberDecimal(x)",
+            "NumberDecimal(\"\")",
             "(",
             ")",
         ] {

@@ -85,6 +85,43 @@ pub(super) fn read_list(text: &str, start: usize) -> Result<Vec<Value>, ValueErr
         .collect()
 }
 
+/// Returns the list that starts at `start`, which [`read_list`] has read, as JSON. Its documents are as they were written.
+pub(super) fn list_as_json(text: &str, start: usize) -> Result<String, ValueError> {
+    let end = start + text[start..].trim_end().len();
+    let list = &text[start..end];
+    if serde_json::from_str::<Vec<Value>>(list).is_ok() {
+        return Ok(list.to_owned());
+    }
+    let items = split_at_commas(text, start + 1..end - 1).into_iter();
+    let items = items.map(|item| {
+        let slice = text[item.clone()].trim();
+        match serde_json::from_str::<Value>(slice) {
+            Ok(_) => Ok(slice.to_owned()),
+            Err(_) => read(text, item).map(|value| value.to_string()),
+        }
+    });
+    let items = items.collect::<Result<Vec<_>, _>>()?;
+    Ok(format!("[{}]", items.join(",")))
+}
+
+/// Returns whether a document in the value has an order of keys that [`to_protobuf`] would lose. Type wrappers and
+/// DBRefs have none.
+pub(super) fn has_ordered_keys(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(has_ordered_keys),
+        Value::Object(fields) => {
+            let references = ["$ref", "$id", "$db"];
+            let is_reference = |key: &String| references.contains(&key.as_str());
+            let mut keys = fields.keys();
+            if keys.clone().all(is_reference) {
+                return fields.values().any(has_ordered_keys);
+            }
+            !keys.any(|key| key.starts_with('$') && !is_reference(key))
+        }
+        _ => false,
+    }
+}
+
 /// Returns the value in `range`, if it has no quotes and looks like another type, with its place.
 pub(super) fn untyped(text: &str, range: Range<usize>) -> Option<(Range<usize>, TypedForm)> {
     let slice = &text[range.clone()];

@@ -104,7 +104,11 @@ fn plans_of_every_kind() -> Vec<(&'static str, Plan)> {
         filters: vec![
             eq("_id", 5),
             any_of(vec![
-                eq("a.b", serde_json::json!({"y": 1, "x": [1.5, null]})),
+                compare(
+                    "a.b",
+                    pb::comparison::Operator::Eq,
+                    r#"{"x": [1.5, null], "y": 1}"#,
+                ),
                 regex("c", "^x+", "i"),
                 field("d", Operator::Prefix("p.".into())),
             ]),

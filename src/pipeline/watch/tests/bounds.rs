@@ -233,6 +233,181 @@ fn lists_have_1_to_1000_values() {
     }
 }
 
+/// Every comparison, in each of its forms.
+#[test]
+fn a_comparison_means_the_operator_of_its_name_in_every_form() {
+    use pb::comparison::{Literal, Operator as Comparison};
+    let one = || value(json!({"$oid": "0102030405060708090a0b0c"}));
+    let two = || list(json!([1.5, {"$oid": "0102030405060708090a0b0c"}]));
+    for (operator, expected) in [
+        (Comparison::Eq, Operator::Eq(one())),
+        (Comparison::Ne, Operator::Ne(one())),
+        (Comparison::Gt, Operator::Gt(one())),
+        (Comparison::Gte, Operator::Gte(one())),
+        (Comparison::Lt, Operator::Lt(one())),
+        (Comparison::Lte, Operator::Lte(one())),
+        (Comparison::In, Operator::In(two())),
+        (Comparison::NotIn, Operator::NotIn(two())),
+    ] {
+        let is_list = matches!(operator, Comparison::In | Comparison::NotIn);
+        let json = if is_list {
+            r#"[1.5, {"$oid": "0102030405060708090a0b0c"}]"#
+        } else {
+            r#"{"$oid": "0102030405060708090a0b0c"}"#
+        };
+        let id = bson::oid::ObjectId::parse_str("0102030405060708090a0b0c").unwrap();
+        let held = if is_list {
+            bson::doc! { "any name": [1.5, id] }
+        } else {
+            bson::doc! { "": id }
+        };
+        let expected = watch(filtered(vec![field("a", expected)])).filter;
+        for literal in [
+            Literal::Json(json.into()),
+            Literal::Bson(held.to_vec().unwrap().into()),
+        ] {
+            let filter = field(
+                "a",
+                Operator::Compare(pb::Comparison {
+                    operator: operator.into(),
+                    literal: Some(literal),
+                }),
+            );
+            assert_eq!(watch(filtered(vec![filter])).filter, expected);
+        }
+    }
+}
+
+#[test]
+fn a_comparison_has_an_operator_a_literal_and_the_bounds_of_other_conditions() {
+    use pb::comparison::{Literal, Operator as Comparison};
+    let with = |operator: i32, literal| {
+        let comparison = pb::Comparison { operator, literal };
+        filtered(vec![field("a", Operator::Compare(comparison))])
+    };
+    let text = |text: &str| Some(Literal::Json(text.into()));
+    let eq = Comparison::Eq as i32;
+    let at = "filters[0].field.compare";
+    assert_refused(with(eq, None), at, "set json or bson");
+    for (number, part) in [
+        (0, "UNSPECIFIED"),
+        (9, "use 1 to 8 (OPERATOR_NOT_IN)"),
+        (-1, "use 1"),
+    ] {
+        assert_refused(with(number, text("1")), &format!("{at}.operator"), part);
+    }
+    let json = format!("{at}.json");
+    for (operator, literal, part) in [
+        (Comparison::Eq, "", "is not valid Extended JSON: EOF"),
+        (
+            Comparison::Eq,
+            r#"{"a": 1, "b": 2, "a": 3}"#,
+            "stands twice",
+        ),
+        (
+            Comparison::Eq,
+            r#"{"a": {"b": {"$gt": 1}}}"#,
+            "(at \"a.b\")",
+        ),
+        (Comparison::In, "1", "is not a list"),
+        (Comparison::NotIn, r#"{"a": 1}"#, "is not a list"),
+        (Comparison::In, "[]", "has 0 values"),
+        (
+            Comparison::In,
+            r#"[1, {"$id": 1}]"#,
+            "is not a well-formed DBRef",
+        ),
+    ] {
+        assert_refused(with(operator.into(), text(literal)), &json, part);
+    }
+    let values = |count: usize| format!("[{}1]", "1,".repeat(count - 1));
+    watch(with(Comparison::In.into(), text(&values(1000))));
+    assert_refused(
+        with(Comparison::In.into(), text(&values(1001))),
+        &json,
+        "1001 values",
+    );
+    let bytes = |bytes: &[u8]| Some(Literal::Bson(bytes.to_vec().into()));
+    assert_refused(
+        with(eq, bytes(b"")),
+        &format!("{at}.bson"),
+        "well-formed BSON",
+    );
+    assert_refused(
+        with(eq, bytes(&bson::doc! { "a": 1, "b": 1 }.to_vec().unwrap())),
+        &format!("{at}.bson"),
+        "has 2 fields",
+    );
+    let repeated = [&b"\x13\0\0\0\x10a\0\0\0\0\0\x10a\0\0\0\0\0"[..], &[0]].concat();
+    assert_refused(with(eq, bytes(&repeated)), &format!("{at}.bson"), "twice");
+}
+
+/// Short numbers take much more as BSON than as text.
+#[test]
+fn the_literal_values_of_comparisons_have_at_most_256_kib_as_sent_and_as_bson() {
+    use pb::comparison::{Literal, Operator as Comparison};
+    let with = |literal| {
+        field(
+            "a",
+            Operator::Compare(pb::Comparison {
+                operator: Comparison::Eq.into(),
+                literal: Some(literal),
+            }),
+        )
+    };
+    let json = |text: String| with(Literal::Json(text));
+    let text = |bytes: usize| json(format!("\"{}\"", "x".repeat(bytes - 2)));
+    // 12 bytes each, with the index as the key.
+    let numbers = |count: usize| json(format!("[{}1]", "1,".repeat(count - 1)));
+    let held = |bytes: usize| {
+        let document = bson::doc! { "": "x".repeat(bytes - 12) };
+        with(Literal::Bson(document.to_vec().unwrap().into()))
+    };
+    let half = 128 * 1024;
+    watch(filtered(vec![text(half), text(half - 100)]));
+    watch(filtered(vec![held(half), held(half)]));
+    watch(filtered(vec![numbers(20_000)]));
+    for (filters, at) in [
+        (
+            vec![text(half), text(half)],
+            "filters[1].field.compare.json",
+        ),
+        (vec![text(2 * half + 1)], "filters[0].field.compare.json"),
+        (
+            vec![held(half), held(half), held(50)],
+            "filters[2].field.compare.bson",
+        ),
+        (vec![numbers(26_000)], "filters[0].field.compare.json"),
+        (
+            vec![numbers(13_000), numbers(13_000)],
+            "filters[1].field.compare.json",
+        ),
+        (
+            vec![
+                numbers(12_000),
+                numbers(10_000),
+                eq("a", 1),
+                eq("b", "x".repeat(1 << 16)),
+            ],
+            "filters[3].field.eq",
+        ),
+        (
+            vec![json("[".repeat(half))],
+            "filters[0].field.compare.json",
+        ),
+    ] {
+        let found = violations(filtered(filters));
+        assert_eq!((found.len(), &*found[0].0), (1, at), "{found:?}");
+        let description = &found[0].1;
+        assert!(
+            ["256 KiB", "too large as BSON", "nested deeper"]
+                .iter()
+                .any(|it| description.contains(it)),
+            "{description}"
+        );
+    }
+}
+
 #[test]
 fn paths_are_dotted_field_names() {
     for good in [

@@ -1,19 +1,32 @@
-//! Reads a stage from BSON, with the same bounds as from JSON.
+//! Reads BSON, with the same bounds as Extended JSON.
 
 use bson::raw::{RawBsonRef, RawDocument};
-use bson::{Bson, Document};
+use bson::{Bson, Document, JavaScriptCodeWithScope};
 
-use super::rules::JAVASCRIPT;
-use crate::filter::extended_json::{MAX_NESTING, short};
+use super::extended_json::MAX_NESTING;
 use crate::model::quoted;
 
-/// Reads a stage from bytes that must be one document, without anything behind it. No key may stand twice in
-/// one document.
+/// Reads bytes that must be one document, without anything behind it. No key may stand twice in one document.
 ///
 /// # Errors
 /// A description of the problem.
-pub(super) fn from_bytes(bytes: &[u8]) -> Result<Document, String> {
+pub(crate) fn document_from_bytes(bytes: &[u8]) -> Result<Document, String> {
     document(RawDocument::from_bytes(bytes).map_err(malformed)?, 1)
+}
+
+/// Reads the value of the only field of a document, in the same way. The document is no level of its nesting.
+///
+/// # Errors
+/// A description of the problem.
+pub(crate) fn value_from_bytes(bytes: &[u8]) -> Result<Bson, String> {
+    let fields = document(RawDocument::from_bytes(bytes).map_err(malformed)?, 0)?;
+    let count = fields.len();
+    match fields.into_iter().next() {
+        Some((_, value)) if count == 1 => Ok(value),
+        _ => Err(format!(
+            "has {count} fields; write a document with one, of any name, whose value is the literal"
+        )),
+    }
 }
 
 fn document(raw: &RawDocument, depth: usize) -> Result<Document, String> {
@@ -46,7 +59,12 @@ fn value(raw: RawBsonRef<'_>, depth: usize) -> Result<Bson, String> {
             Ok(Bson::Array(items))
         }
         // Its scope is a document of any depth.
-        RawBsonRef::JavaScriptCodeWithScope(_) => Err(JAVASCRIPT.to_owned()),
+        RawBsonRef::JavaScriptCodeWithScope(code) => {
+            Ok(Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope {
+                code: code.code.to_owned(),
+                scope: document(code.scope, depth + 1)?,
+            }))
+        }
         other => Bson::try_from(other).map_err(malformed),
     }
 }
@@ -65,5 +83,14 @@ fn malformed(error: bson::error::Error) -> String {
     match error.message {
         Some(message) => format!("{PROBLEM}: {}", short(&message)),
         None => PROBLEM.to_owned(),
+    }
+}
+
+/// Truncates the parser's message, which may quote the client's text at length.
+fn short(reason: &str) -> String {
+    const MAX_CHARS: usize = 120;
+    match reason.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{}...", &reason[..end]),
+        None => reason.into(),
     }
 }

@@ -41,7 +41,7 @@ use held_barrier::{HeldBarrier, QuietReply};
 use remaining::{Remaining, RemainingSearch};
 use stages::QueueStageObserver;
 pub(super) use start::{CatchUpSpec, CatchUpStart, PendingOpen};
-use start::{OpenedInTurn, OpeningTurn};
+use start::{KeptTurn, OpenedInTurn};
 
 /// The time that a client has to take what was read ahead once its catch-up has ended.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -199,13 +199,19 @@ impl CatchUp {
         let stream = self.stream(opened).await?;
         let (catch_ups, queue) = (Arc::clone(&self.catch_ups), Arc::clone(&self.queue));
         let caller = self.spec.caller.clone();
-        tokio::select! {
+        let of_caller = (&*catch_ups.openings, &caller);
+        let outcome = tokio::select! {
             biased;
             outcome = self.read_until_joined(stream) => outcome,
             // At any moment: who does not read loses nothing that it has read.
             () = catch_ups.permits.client_stalled(&caller, &queue) => Ok(CatchUpOutcome::GivenUp),
-            never = OpeningTurn::keep_while_unread(turn, &queue) => match never {},
+            never = KeptTurn::keep_while_unread(turn, of_caller, &queue) => match never {},
+        };
+        if let Ok(CatchUpOutcome::Joined(_)) = &outcome {
+            // It had little to catch up with.
+            catch_ups.openings.note(&caller, true);
         }
+        outcome
     }
 
     /// Returns the stream, which continues with one that was opened, or opens it.

@@ -11,7 +11,7 @@
 //! 4. A [`watcher`] reads the ring. Where a filter may take long, it gets [`undecided`] events and has them decided
 //!    elsewhere. When the ring does not hold its position, a [`catch_up`] with one of
 //!    the [`catch_up_permits`] reads MongoDB for it into a [`catch_up_queue`], until the ring holds what
-//!    follows. [`catch_ups`] is what all of them share.
+//!    follows. Its stream is opened in turns ([`catch_up_openings`]). [`catch_ups`] is what all of them share.
 //! 5. An event that is sent in pieces lies in a [`revocable_buffer`]. All of this shares one [`budget`] with what
 //!    open watches keep of their requests ([`request_memory`]), and [`memory`] decides what is dropped when it is exceeded. What concerns all [`subscribers`] is the end of
 //!    the server, and how close the oplog's oldest entry is to them ([`oplog_monitor`]).
@@ -21,6 +21,7 @@
 
 mod budget;
 mod catch_up;
+mod catch_up_openings;
 mod catch_up_permits;
 mod catch_up_queue;
 mod catch_ups;
@@ -57,6 +58,7 @@ use crate::{
     source::Source,
 };
 
+use catch_up_openings::CatchUpOpenings;
 use catch_up_permits::CatchUpPermits;
 use catch_ups::CatchUps;
 use clock::Clock;
@@ -128,7 +130,7 @@ impl Hub {
             costly: costly.clone(),
             source: Arc::clone(&source),
             memory: Arc::clone(&memory),
-            openings: catch_ups::opening_turns(),
+            openings: Arc::new(CatchUpOpenings::new()),
             permits: CatchUpPermits::new(settings.max_catch_ups, Arc::clone(&metrics)),
             tasks: tasks.clone(),
             metrics: Arc::clone(&metrics),

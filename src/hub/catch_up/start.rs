@@ -13,12 +13,12 @@ use crate::{
     error::Error,
     filter::Residual,
     hub::{
+        catch_up_openings::{CatchUpOpenings, OpeningTurn},
         catch_up_permits::{CatchUpPermit, UNREAD_LIMIT},
         catch_up_queue::CatchUpQueue,
         catch_ups::CatchUps,
         stream::{OpenedStream, StreamPlans, open},
     },
-    limit::Turn,
     model::Caller,
     pipeline::Plan,
     source::{Anchor, Position},
@@ -101,22 +101,27 @@ impl CatchUpStart {
 /// A stream that was opened, and the turn to do so.
 pub(in crate::hub) struct OpenedInTurn {
     pub stream: OpenedStream,
-    pub turn: OpeningTurn,
+    pub turn: KeptTurn,
 }
 
-/// The turn to open the stream of a catch-up.
-pub(in crate::hub) struct OpeningTurn {
-    _turn: Turn<Caller>,
+/// The turn to open the stream of a catch-up, kept until it shows whether its client reads.
+pub(in crate::hub) struct KeptTurn {
+    _turn: OpeningTurn,
     opened: Instant,
 }
 
-impl OpeningTurn {
-    /// Keeps the turn until the client reads what the stream brought, or has nothing to read, or for a second: whoever
-    /// has many streams opened and reads none of them would else have MongoDB do nothing but that. Never returns.
-    pub(super) async fn keep_while_unread(turn: Option<Self>, queue: &CatchUpQueue) -> Infallible {
+impl KeptTurn {
+    /// Keeps the turn until the client reads what the stream brought, or has nothing to read, or for a second. Notes
+    /// which of these it was. Never returns.
+    pub(super) async fn keep_while_unread(
+        turn: Option<Self>,
+        (openings, caller): (&CatchUpOpenings, &Caller),
+        queue: &CatchUpQueue,
+    ) -> Infallible {
         if let Some(turn) = turn {
             let limit = turn.opened + UNREAD_LIMIT;
-            let _ = timeout_at(limit, queue.wait_read(turn.opened)).await;
+            let read = timeout_at(limit, queue.wait_read(turn.opened)).await;
+            openings.note(caller, read.is_ok());
         }
         pending().await
     }
@@ -139,7 +144,7 @@ impl PendingOpen {
         let source = Arc::clone(&catch_ups.source);
         let (plans, token_context) = (spec.plans(), spec.token_context.clone());
         let from = spec.from.clone();
-        let (openings, caller) = (catch_ups.openings.clone(), spec.caller.clone());
+        let (openings, caller) = (Arc::clone(&catch_ups.openings), spec.caller.clone());
         let wanted = CancellationToken::new();
         let cancelled = wanted.clone();
         let open = async move {
@@ -152,7 +157,7 @@ impl PendingOpen {
             let opened = open(&source, &plans, &token_context, Some(&from)).await;
             let opened = opened.map(|stream| OpenedInTurn {
                 stream,
-                turn: OpeningTurn {
+                turn: KeptTurn {
                     _turn: turn,
                     opened: Instant::now(),
                 },

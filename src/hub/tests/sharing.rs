@@ -43,8 +43,7 @@ async fn equal_watches_share_a_stream_and_each_event_reaches_all_of_them() {
 }
 
 /// MongoDB finds `{x: 1, y: 2}` and `{y: 2, x: 1}` unequal, so each of the two conditions selects other events.
-/// No request makes this pair, because [`extended_json`](crate::filter) sorts the keys of a literal, whose
-/// protobuf map has no order. Conditions of other origin need not be sorted.
+/// Two requests with `compare` make this pair.
 #[tokio::test(start_paused = true)]
 async fn watches_that_differ_only_in_the_order_of_keys_do_not_share_a_stream() {
     let source = ScriptedSource::new(quiet_cursors(2));

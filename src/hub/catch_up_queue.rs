@@ -201,6 +201,12 @@ impl CatchUpQueue {
         }
     }
 
+    /// Returns whether the watcher has taken something in this time, or there is nothing to take.
+    pub(super) fn was_read_within(&self, time: Duration) -> bool {
+        let unread_since = lock(&self.state).unread_since;
+        unread_since.is_none_or(|since| since.elapsed() < time)
+    }
+
     /// Ends the queue. [`CatchUpOutcome::GivenUp`] drops the items that were not taken, and the position
     /// after them.
     pub(super) fn end(&self, outcome: CatchUpOutcome) {

@@ -196,3 +196,22 @@ async fn a_client_that_reads_passes_its_turn_to_open_on() {
         assert_eq!(opened(&source), many.len());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_slowly_counts_as_one_that_reads() {
+    let much = ["a", "b", "c", "d", "e", "f", "g"].map(|name| batch(&[big(name, 2)]));
+    for (is_reading, later) in [(true, 2), (false, 1)] {
+        let (hub, source) = with_catch_ups(3, &much);
+        let mut first = Client::open(&hub, &behind("jwt:alice")).await;
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            if is_reading {
+                first.see(1).await;
+            }
+        }
+        let rest = open_many(&hub, "jwt:alice", 2, 0);
+        let rest = timeout(Duration::from_millis(100), rest).await;
+        assert_eq!(rest.is_ok(), is_reading);
+        assert_eq!(opened(&source), 1 + later);
+    }
+}

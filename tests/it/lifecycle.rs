@@ -39,6 +39,11 @@ async fn cancelled_openings_count_until_mongodb_answers() {
     let weir = Weir::with(&database, |config| config.max_catch_ups = MAX_CATCH_UPS).await;
     let mut live = weir.watch(database.watch_request(&[ORDERS])).await;
     let catch_ups = async || weir.metrics().await.sum("weir_catch_ups");
+    // Until a client of a caller has read, it has one stream opened at a time.
+    let mut reader = weir.watch(resume(&database, token.clone())).await;
+    reader.next_change().await;
+    eventually("it has caught up", async || catch_ups().await == 0.0).await;
+    drop(reader);
 
     let slow = FailCommand::on(&["aggregate"]).block(Duration::from_secs(4));
     database.fail(slow.app_name("weir")).await;

@@ -102,18 +102,17 @@ pub async fn serve<S>(
                 demand: Arc::clone(&demand),
             };
             let builder = builder(executor, &settings);
-            let served = serve_one(
+            // Boxed first: each adapter would keep a second copy of it.
+            let served = Box::pin(serve_one(
                 builder,
                 connection,
                 service,
                 settings.idle_timeout,
                 drain.clone(),
-            );
+            ));
             let served = stop.clone().run_until_cancelled_owned(served);
-            threads.spawn(
-                &demand,
-                tasks.track_future(async { served.await.unwrap_or_default() }),
-            );
+            let served = async { served.await.unwrap_or_default() };
+            threads.spawn(&demand, tasks.track_future(served));
         }
     }
     tasks.close();

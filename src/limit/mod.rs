@@ -1,10 +1,10 @@
 //! Limits on how much of something may be in use at once.
 //!
 //! A [`Limiter`] hands out permits in the order of asking, and [`Turns`] go round by keys. A [`Limit`] is for what
-//! its owner counts itself, a [`TokenBucket`] for a rate, and a [`Pace`] for that of each principal or address, for which
-//! [`PerKey`] has other values.
-//! [`CostlyWork`] runs what takes long where it holds up nobody, and [`RepeatedLines`] bound what callers write into
-//! the log. Each limit counts what it refuses, and the error of a refused call is made of [`Exceeded`].
+//! its owner counts itself, and a [`TokenBucket`] for a rate. Of each principal or address, a [`Pace`] has the rate, and
+//! [`PerKey`] other values. [`CostlyWork`] runs what takes long where it holds up nobody, and [`RepeatedLines`] bound
+//! what callers write into the log. Each limit counts what it refuses, and the error of a refused call is made of
+//! [`Exceeded`].
 
 mod costly_work;
 mod pace;

@@ -58,6 +58,12 @@ impl TokenBucket {
         self.level >= tokens
     }
 
+    /// Returns whether more was taken than was there, by the last look at the clock: it may have filled up since.
+    #[must_use]
+    pub fn was_overdrawn(&self) -> bool {
+        self.level < 0.0
+    }
+
     /// Returns whether the bucket is full: then it is as good as a new one.
     pub fn is_full(&mut self, now: Instant) -> bool {
         self.fill(now);

@@ -11,6 +11,7 @@ mod protocol;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _, stream};
+use metrics::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::TcpIncoming;
@@ -56,7 +57,12 @@ impl Listener {
             permits: ConnectionPermits::new(max, metrics.limit_rejections.of("connections")),
             deadline,
             timeout,
-            demand: Demand::new(metrics.low_priority_connections.clone()),
+            demand: Demand::new(if deadline == ConnectionDeadline::Greeting {
+                metrics.low_priority_connections.clone()
+            } else {
+                // Other connections have no priority.
+                Gauge::noop()
+            }),
             metrics,
         }
     }

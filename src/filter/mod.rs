@@ -2,7 +2,8 @@
 //!
 //! - `predicate`: a [`Predicate`] is a tree of validated [`Condition`]s, independent of protobuf.
 //! - `parse`: makes it from a request's filters, within their bounds. `literal_form` reads literals, with
-//!   `extended_json` and `raw_bson`; `pattern` and `regex_check` read regular expressions.
+//!   `extended_json` and `raw_bson`; `regex_check` and `pcre2` check regular expressions, and
+//!   `pattern` runs them.
 //! - `evaluator`: a [`Filter`] is a predicate as it is kept, compiled and shared, and an [`Evaluator`] decides a
 //!   residual over raw events.
 //! - `residual`: a [`Residual`] is the conditions of one watch that remain to be evaluated in process.
@@ -20,6 +21,7 @@ pub(crate) mod raw_bson;
 
 mod pattern;
 pub(crate) use pattern::prefix_pattern;
+mod pcre2;
 mod regex_check;
 
 mod residual;

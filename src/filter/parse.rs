@@ -1,5 +1,7 @@
 //! Validates the filters of a request and converts them to a [`Predicate`].
 
+use std::collections::BTreeSet;
+
 use bson::Bson;
 use prost::Message as _;
 
@@ -45,6 +47,7 @@ pub(crate) fn predicate(
         conditions: 0,
         literal_bytes: 0,
         patterns: Patterns::default(),
+        properties: BTreeSet::new(),
     };
     let mut predicates = checker.filters("filters", filters, 1);
     let patterns = checker.patterns;
@@ -83,6 +86,8 @@ struct Checker<'a> {
     conditions: usize,
     literal_bytes: usize,
     patterns: Patterns,
+    /// The names of the Unicode properties in the patterns.
+    properties: BTreeSet<String>,
 }
 
 impl Checker<'_> {
@@ -276,10 +281,8 @@ impl Checker<'_> {
         let options = check_options(&regex.options)
             .map_err(|problem| self.findings.invalid(format!("{at}.options"), problem))
             .ok();
-        let verbose = options
-            .as_ref()
-            .is_some_and(|options| options.contains('x'));
-        check_pattern(&regex.pattern, verbose)
+        let written_options = options.as_deref().unwrap_or_default();
+        check_pattern(&regex.pattern, written_options, &mut self.properties)
             .map_err(|problem| self.findings.invalid(format!("{at}.pattern"), problem))
             .ok()?;
         self.charge(&format!("{at}.pattern"), regex.pattern.len())?;

@@ -1,16 +1,19 @@
 //! Checks the regular expressions of filters.
 //!
-//! MongoDB runs them with PCRE, a backtracking engine. Weir parses a pattern first with the grammar of a
+//! MongoDB runs them with PCRE2, a backtracking engine. Weir parses a pattern first with the grammar of a
 //! linear-time engine, for two reasons: syntax without bounded cost (look-around, back-references,
 //! recursion) never reaches the database, and every accepted pattern can also run in process. This
 //! protects only if both engines read the pattern alike, so syntax that they read differently is refused
-//! too: nested classes and class operations, comments, white space in classes under "x", possessive
-//! quantifiers, and a few escapes and flags. Small differences in meaning remain, which
-//! [`pattern`](super::pattern) translates.
+//! too: nested classes and class operations, comments, white space in quantifiers and, under "x", in classes, possessive
+//! quantifiers, and a few escapes and flags. What only the linear-time engine knows, such as `^*` or `\p{Letter}`,
+//! [`pcre2`](super::pcre2) refuses. Small differences in meaning remain, which [`pattern`](super::pattern) translates.
+
+use std::collections::BTreeSet;
 
 use regex_syntax::ast::{self, Ast};
-use regex_syntax::hir::translate::TranslatorBuilder;
 
+use super::pattern::property_name;
+use super::pcre2;
 use crate::model::quoted;
 
 const MAX_PATTERN_BYTES: usize = 1024;
@@ -18,11 +21,20 @@ const MAX_PATTERN_BYTES: usize = 1024;
 /// The deepest nesting of groups and repetitions, far above what people write.
 pub(super) const MAX_NESTING: u32 = 50;
 
-/// Checks a pattern; `verbose` says that the option "x" is set.
+/// The most different Unicode properties in the patterns of a watch. To learn which characters have one takes some
+/// milliseconds, once in a process.
+const MAX_PROPERTIES: usize = 32;
+
+/// Checks a pattern; `options` are letters of "imsx". `properties` are the names of the Unicode properties in all patterns of
+/// the watch so far, to which those of this one are added.
 ///
 /// # Errors
 /// A description of the first problem.
-pub(super) fn check_pattern(pattern: &str, verbose: bool) -> Result<(), String> {
+pub(super) fn check_pattern(
+    pattern: &str,
+    options: &str,
+    properties: &mut BTreeSet<String>,
+) -> Result<(), String> {
     if pattern.is_empty() || pattern.len() > MAX_PATTERN_BYTES {
         return Err(format!(
             "is {} bytes long; a pattern must have 1 to {MAX_PATTERN_BYTES} bytes",
@@ -33,6 +45,7 @@ pub(super) fn check_pattern(pattern: &str, verbose: bool) -> Result<(), String> 
         return Err(r"contains NUL, which BSON cannot store in a pattern; write \x00".into());
     }
 
+    let verbose = options.contains('x');
     let parsed = ast::parse::ParserBuilder::new()
         .nest_limit(MAX_NESTING)
         .ignore_whitespace(verbose)
@@ -53,13 +66,13 @@ pub(super) fn check_pattern(pattern: &str, verbose: bool) -> Result<(), String> 
             "contains non-ASCII white space together with the option x; write \\x{...}".into(),
         );
     }
-    ast::visit(&parsed.ast, PortabilityCheck { pattern, verbose })?;
-    // Only translation checks that a Unicode class exists and that a range is in order.
-    TranslatorBuilder::new()
-        .build()
-        .translate(pattern, &parsed.ast)
-        .map_err(|error| problem_at(pattern, error.span(), &error.kind().to_string()))?;
-    Ok(())
+    let check = PortabilityCheck {
+        pattern,
+        verbose,
+        properties,
+    };
+    ast::visit(&parsed.ast, check)?;
+    pcre2::check_compiles(pattern, options)
 }
 
 /// Checks the options and returns them sorted, as BSON requires.
@@ -148,11 +161,30 @@ fn names(flags: &ast::Flags, flag: ast::Flag) -> bool {
 struct PortabilityCheck<'a> {
     pattern: &'a str,
     verbose: bool,
+    properties: &'a mut BTreeSet<String>,
 }
 
 impl PortabilityCheck<'_> {
     fn refuse(&self, span: &ast::Span, reason: &str) -> Result<(), String> {
         Err(problem_at(self.pattern, span, reason))
+    }
+
+    fn text(&self, span: &ast::Span) -> &str {
+        self.pattern
+            .get(span.start.offset..span.end.offset)
+            .unwrap_or_default()
+    }
+
+    fn property(&mut self, class: &ast::ClassUnicode) -> Result<(), String> {
+        let name = property_name(self.text(&class.span));
+        let name = pcre2::property_key(name.trim_start_matches([' ', '^']));
+        self.properties.insert(name);
+        if self.properties.len() > MAX_PROPERTIES {
+            let reason =
+                format!("is one Unicode property too many; all patterns may name {MAX_PROPERTIES}");
+            return self.refuse(&class.span, &reason);
+        }
+        Ok(())
     }
 
     fn literal(&self, literal: &ast::Literal) -> Result<(), String> {
@@ -199,6 +231,12 @@ impl ast::Visitor for PortabilityCheck<'_> {
                     r"this word boundary is not supported; write \b",
                 ),
             },
+            Ast::Repetition(outer) if self.text(&outer.op.span).contains(char::is_whitespace) => self
+                .refuse(
+                    &outer.op.span,
+                    "white space in a quantifier means something else to every other version of MongoDB's engine; remove it",
+                ),
+            Ast::ClassUnicode(class) => self.property(class),
             Ast::Repetition(outer) => match outer.ast.as_ref() {
                 Ast::Repetition(_) => self.refuse(
                     &outer.span,
@@ -207,8 +245,7 @@ impl ast::Visitor for PortabilityCheck<'_> {
                 _ => Ok(()),
             },
             Ast::ClassBracketed(class) => {
-                let text = &self.pattern[class.span.start.offset..class.span.end.offset];
-                if self.verbose && text.contains(char::is_whitespace) {
+                if self.verbose && self.text(&class.span).contains(char::is_whitespace) {
                     return self.refuse(
                         &class.span,
                         r"white space in a class is not supported with the option x; write \x20",
@@ -226,6 +263,7 @@ impl ast::Visitor for PortabilityCheck<'_> {
                 &class.span,
                 r"a class within a class is not supported; write \[ for the bracket",
             ),
+            ast::ClassSetItem::Unicode(class) => self.property(class),
             ast::ClassSetItem::Literal(literal) => self.literal(literal),
             ast::ClassSetItem::Range(range) => {
                 self.literal(&range.start)?;

@@ -338,22 +338,98 @@ async fn a_value_that_means_nothing_is_refused_in_both_feed_modes() {
     ] {
         assert_refused(&weir, &database, filter, at, part).await;
     }
-    for pattern in [
-        r"a #", "(?#a)", "(?>a)", "a++", "a*+", r"\Qa\E", r"\h", r"\R", r"\Z", "a{", "{", "(?=a)",
-        r"(a)\1",
+}
+
+#[tokio::test]
+async fn a_pattern_that_engines_refuse_or_read_differently_is_refused_in_both_feed_modes() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    for (pattern, options) in [
+        // Only one of the engines knows it, or it has no bounded cost.
+        (r"a #", "x"),
+        ("(?#a)", ""),
+        ("(?>a)", ""),
+        ("a++", ""),
+        ("a*+", ""),
+        (r"\Qa\E", ""),
+        (r"\h", ""),
+        (r"\R", ""),
+        (r"\Z", ""),
+        ("a{", ""),
+        ("{", ""),
+        ("(?=a)", ""),
+        (r"(a)\1", ""),
+        // Versions of MongoDB's engine read it differently.
+        ("a{ 2 }", ""),
+        (r"\d{1, 3}", ""),
+        ("^[0-9]{3 }-", ""),
+        // MongoDB's engine does not compile it.
+        ("^*", ""),
+        ("$*", ""),
+        (r"\b+", ""),
+        (r"\p{Letter}", ""),
+        (r"\p{Punct}", ""),
+        (r"\p{gc=Lu}", ""),
+        (r"\p{Age=3.0}", ""),
+        (r"\p{isGreek}", ""),
+        ("[:alpha:]", ""),
+        ("[.a.]", ""),
+        ("[=a=]", ""),
+        ("[[:alpha:]-z]", ""),
+        ("(?<a.b>c)", ""),
+        ("(?<a23456789b123456789c123456789d123>e)", ""),
+        ("( ?:a)", "x"),
+        (r"\x{ 41 }", "x"),
+        (r"\p { L }", "x"),
     ] {
-        let options = if pattern.contains('#') { "x" } else { "" };
         let regex = pb::RegexFilter {
             pattern: pattern.into(),
             options: options.into(),
         };
-        assert_refused(
-            &weir,
-            &database,
-            field("a", Operator::Regex(regex)),
-            "regex.pattern",
-            "at byte",
-        )
-        .await;
+        let filter = field("a", Operator::Regex(regex));
+        assert_refused(&weir, &database, filter, "regex.pattern", "at byte").await;
+    }
+}
+
+/// The database has Python's engine, which knows no properties, so only a shared feed can show this.
+#[tokio::test]
+async fn a_script_has_the_characters_that_are_used_with_it() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let texts = ["コーヒー", "中文。", "لا، نعم", "नमस्ते।", "a\u{1e4d0}"];
+    let ids = texts.into_iter().chain(["end"]);
+    let documents: Vec<Document> = ids.map(|text| doc! {"_id": text}).collect();
+    let others = [texts[0], texts[2], texts[3], texts[4]];
+    let mut watches = Vec::new();
+    for (pattern, passed) in [
+        (r"^\p{Katakana}+$", &texts[..1]),
+        (r"^\p{Han}+$", &texts[1..2]),
+        (r"^[\p{Arabic} ]+$", &texts[2..3]),
+        (r"^\p{Devanagari}+$", &texts[3..4]),
+        // The full stop is used with Katakana as well.
+        (r"^\P{Katakana}+$", &texts[2..]),
+        (r"^[^\p{Han}]+$", &others),
+        // U+1E4D0 is a letter since Unicode 15: unknown, and so delivered.
+        (r"^\p{Latin}+$", &texts[4..]),
+    ] {
+        let pattern = format!("{pattern}|^end$");
+        let regex = pb::RegexFilter {
+            pattern: pattern.clone(),
+            options: String::new(),
+        };
+        let request = pb::WatchRequest {
+            filters: vec![field("_id", Operator::Regex(regex))],
+            feed_mode: FeedMode::Shared.into(),
+            ..database.watch_request(&["orders"])
+        };
+        watches.push((pattern, passed, weir.watch(request).await));
+    }
+    let collection = database.collection("orders");
+    collection.insert_many(documents).await.expect("inserted");
+    for (pattern, passed, mut watch) in watches {
+        for text in passed.iter().copied().chain(["end"]) {
+            let event = watch.next_change().await;
+            assert_eq!(id(&event), Bson::from(text), "{pattern}");
+        }
     }
 }

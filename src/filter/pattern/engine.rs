@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use regex_automata::hybrid::dfa::{self, DFA};
 use regex_automata::nfa::thompson::{self, NFA, WhichCaptures, pikevm};
+use regex_automata::util::look::LookMatcher;
 use regex_automata::util::pool::Pool;
-use regex_automata::{Input, Match, MatchKind};
+use regex_automata::{Input, MatchKind};
 use regex_syntax::hir::Hir;
 
 /// The largest compiled pattern, in bytes.
@@ -130,10 +131,17 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    pub(super) fn new(pattern: &Hir) -> Result<Engine, String> {
+    /// Compiles the pattern. `newline` is the byte that ends a line, to `^` and `$` in multi-line mode.
+    ///
+    /// # Errors
+    /// A description of the problem, such as a compiled size above the limit.
+    pub(super) fn new(pattern: &Hir, newline: u8) -> Result<Engine, String> {
+        let mut look_matcher = LookMatcher::new();
+        look_matcher.set_line_terminator(newline);
         let limits = thompson::Config::new()
             .nfa_size_limit(Some(MAX_COMPILED_BYTES))
-            .which_captures(WhichCaptures::Implicit);
+            .look_matcher(look_matcher)
+            .which_captures(WhichCaptures::None);
         let nfa: NFA = thompson::Compiler::new()
             .configure(limits)
             .build_from_hir(pattern)
@@ -180,23 +188,17 @@ impl Engine {
     }
 
     /// Returns whether the text holds a match; `None` if that is undecided.
-    pub(super) fn is_match(&self, text: &str, budget: &WorkBudget) -> Option<bool> {
-        self.first_end(text, budget).map(|end| end.is_some())
-    }
-
-    /// Returns the first offset at which a match is known to end.
-    pub(super) fn first_end(&self, text: &str, budget: &WorkBudget) -> Option<Option<usize>> {
+    pub(super) fn is_match(&self, text: &[u8], budget: &WorkBudget) -> Option<bool> {
         // With an empty budget, do not even start the DFA.
         budget.take(1)?;
         let mut caches = self.0.caches.get();
         let before = caches.dfa.memory_usage();
         let input = Input::new(text).earliest(true);
         let found = match self.0.dfa.try_search_fwd(&mut caches.dfa, &input) {
-            Ok(found) => Some(found.map(|it| it.offset())),
+            Ok(found) => Some(found.is_some()),
             Err(_) => {
                 budget.spend(GIVE_UP_COST);
-                let found = self.find(&mut caches, input, budget);
-                found.map(|found| found.map(|it| it.end()))
+                self.search_slowly(&mut caches, input, budget)
             }
         };
         let after = caches.dfa.memory_usage();
@@ -211,21 +213,15 @@ impl Engine {
         found
     }
 
-    /// Returns the start of the leftmost match.
-    pub(super) fn first_start(&self, text: &str, budget: &WorkBudget) -> Option<Option<usize>> {
-        let found = self.find(&mut self.0.caches.get(), Input::new(text), budget);
-        found.map(|found| found.map(|it| it.start()))
-    }
-
-    fn find(
+    fn search_slowly(
         &self,
         caches: &mut Caches,
         input: Input<'_>,
         budget: &WorkBudget,
-    ) -> Option<Option<Match>> {
+    ) -> Option<bool> {
         budget.take(input.haystack().len().saturating_mul(self.states()))?;
         let pike_vm = &self.0.pike_vm;
         let cache = caches.pike_vm.get_or_insert_with(|| pike_vm.create_cache());
-        Some(pike_vm.find(cache, input))
+        Some(pike_vm.is_match(cache, input))
     }
 }

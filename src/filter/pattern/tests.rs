@@ -1,4 +1,6 @@
-//! The results of PCRE, written by hand.
+//! The results of PCRE2, written by hand; [`agreement`] compares random patterns with PCRE2 itself.
+
+mod agreement;
 
 use super::*;
 
@@ -39,6 +41,18 @@ fn dollar_also_matches_before_a_newline_at_the_end_of_the_text() {
         ("^a$", "", "a\n", true),
         ("(?m)^a$|b$", "", "x\na\ny", true),
         ("(?:(?m)a$)|b$", "", "b\ny", false),
+        // What follows `$` may be the newline.
+        (r"a$\n", "", "a\n", true),
+        (r"a$\n", "", "a\n\n", false),
+        (r"a$\s\z", "", "a\n", true),
+        (r"a$[^x]\B", "", "a\n", true),
+        (r"a$.", "s", "a\n", true),
+        (r"a$.", "", "a\n", false),
+        (r"a$\r", "", "a\r", false),
+        (r"a\r$", "", "a\r\n", true),
+        (r"a$", "", "a\r\n", false),
+        (r"[^\n]$", "", "a\r", true),
+        (r"\r$", "", "\r\r\n", true),
     ]);
 }
 
@@ -54,7 +68,23 @@ fn a_line_starts_after_a_newline_but_not_at_the_end_of_the_text() {
         ("^", "m", "\n", true),
         ("$", "m", "a\n", true),
         ("^$", "m", "", true),
+        (r"\n^", "m", "a\n", false),
+        (r"\n^", "m", "a\n\n", true),
+        (r"\n^b", "m", "a\nb\n", true),
+        (r"(?:a\n)^$", "m", "a\n", false),
+        (r"a\r$\n", "m", "a\r\n", true),
+        (r"\r^", "m", "a\r\n", false),
     ]);
+}
+
+#[test]
+fn both_kinds_of_lines_in_one_pattern_are_refused() {
+    for pattern in ["(?:(?m)^a)|b$", "b$(?m:^)"] {
+        let problem = Pattern::new(pattern, "").unwrap_err();
+        assert!(problem.contains(r"write \A or \z"), "{problem}");
+    }
+    assert!(Pattern::new("(?m)^a|b$", "").is_ok());
+    assert!(Pattern::new(r"(?:(?m)^a)|b\z", "").is_ok());
 }
 
 #[test]
@@ -93,6 +123,60 @@ fn named_classes_are_ascii_and_other_classes_are_unicode() {
         ("^.$", "s", "\n", true),
         ("^.$", "", "\r", true),
     ]);
+}
+
+/// A script's name stands for its Script_Extensions since PCRE2 10.40.
+#[test]
+fn a_script_has_the_characters_that_are_used_with_it() {
+    assert_rows(&[
+        (r"^\p{Katakana}+$", "", "コーヒー", true),
+        (r"^\p{Han}+$", "", "中文。", true),
+        (r"^[\p{Arabic} ]+$", "", "لا، نعم", true),
+        (r"^\p{Devanagari}+$", "", "नमस्ते।", true),
+        (r"^\p{sc:Katakana}+$", "", "コーヒー", false),
+        (r"^\p{scx:Katakana}+$", "", "コーヒー", true),
+        // The combining grave accent is used with Greek and Latin.
+        (r"^\p{Greek}$", "", "\u{342}", true),
+        (r"\P{Greek}", "", "\u{342}", false),
+        (r"[^\p{Greek}]", "", "\u{342}", false),
+        (r"^\P{Greek}$", "", "a", true),
+        (r"[^\p{Latin}]", "", "ª\u{363}", false),
+        (r"^[^\p{Latin}]$", "", "\u{342}", true),
+        (r"^\p{^Greek}$", "", "a", true),
+        (r"^\P{^Greek}$", "", "a", false),
+        (r"^\p{L&}+$", "", "aB", true),
+    ]);
+}
+
+/// U+1E4D0 was assigned in Unicode 15, and U+A7CB, with the lower case U+264, in Unicode 16.
+#[test]
+fn what_depends_on_the_version_of_unicode_is_undecided() {
+    for (pattern, options, text, expected) in [
+        (r"^\p{L}+$", "", "a\u{1e4d0}", None),
+        (r"^\P{L}+$", "", "1\u{1e4d0}", None),
+        (r"^[^\p{Lu}]+$", "", "1\u{1e4d0}", None),
+        (r"^\p{Cn}$", "", "\u{1e4d0}", None),
+        // The other characters decide.
+        (r"^\p{L}+$", "", "1\u{1e4d0}", Some(false)),
+        (r"\p{L}", "", "a\u{1e4d0}", Some(true)),
+        (r"^[\p{L}\x{1e4d0}]+$", "", "a\u{1e4d0}", Some(true)),
+        (r"^.+$", "", "a\u{1e4d0}", Some(true)),
+        (r"^\W+$", "", "\u{1e4d0}", Some(true)),
+        // No version will have another character there.
+        (r"^\p{Cn}$", "", "\u{ffff}", Some(true)),
+        (r"^\p{Any}$", "", "\u{1e4d0}", Some(true)),
+        (r"^\p{ASCII}$", "", "\u{1e4d0}", Some(false)),
+        ("\u{a7cb}", "i", "\u{264}", None),
+        ("[\u{264}]", "i", "\u{a7cb}", None),
+        ("\u{a7cb}", "i", "\u{a7cb}", Some(true)),
+        ("\u{a7cb}", "", "\u{264}", Some(false)),
+    ] {
+        let compiled = Pattern::new(pattern, options).unwrap();
+        let budget = WorkBudget::default();
+        let found = compiled.is_match(text.as_bytes(), &budget);
+        assert_eq!(found, expected, "/{pattern}/{options} on {text:?}");
+        assert_eq!(budget.take_undecided(), expected.is_none());
+    }
 }
 
 #[test]

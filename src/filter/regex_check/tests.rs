@@ -1,21 +1,25 @@
 use super::*;
 
+fn check_pattern(pattern: &str, options: &str) -> Result<(), String> {
+    super::check_pattern(pattern, options, &mut BTreeSet::new())
+}
+
 #[test]
 fn ordinary_patterns_are_accepted() {
-    for (pattern, verbose) in [
-        ("^order-[0-9]{4,}$", false),
-        (r"\A\d+(?:\.\d+)?\z", false),
-        (r"(?i)paid|(?<state>open)|(?P<other>new)", false),
-        (r"[[:alpha:]]+\s*\w+?", false),
-        (r"[^\]\[a-z\-]", false),
-        (r"\x41\x{1F600}\p{Greek}", false),
-        ("#1", false),
-        ("[ #]", false),
-        ("a b [cd] \\ e", true),
-        ("über", false),
-        (&"a".repeat(1024), false),
+    for (pattern, options) in [
+        ("^order-[0-9]{4,}$", ""),
+        (r"\A\d+(?:\.\d+)?\z", ""),
+        (r"(?i)paid|(?<state>open)|(?P<other>new)", ""),
+        (r"[[:alpha:]]+\s*\w+?", ""),
+        (r"[^\]\[a-z\-]", ""),
+        (r"\x41\x{1F600}\p{Greek}", ""),
+        ("#1", ""),
+        ("[ #]", ""),
+        ("a b [cd] \\ e", "x"),
+        ("über", ""),
+        (&"a".repeat(1024), ""),
     ] {
-        assert_eq!(check_pattern(pattern, verbose), Ok(()), "{pattern}");
+        assert_eq!(check_pattern(pattern, options), Ok(()), "{pattern}");
     }
 }
 
@@ -35,7 +39,7 @@ fn syntax_without_bounded_cost_is_refused() {
         ("(?(1)a|b)", "unrecognized flag"),
         ("(*LIMIT_MATCH=1)a", "missing expression"),
     ] {
-        let problem = check_pattern(pattern, false).unwrap_err();
+        let problem = check_pattern(pattern, "").unwrap_err();
         assert!(problem.contains(reason), "{pattern}: {problem}");
     }
 }
@@ -43,18 +47,18 @@ fn syntax_without_bounded_cost_is_refused() {
 /// PCRE reads a look-around in each of these, where the other grammar reads none.
 #[test]
 fn look_around_cannot_hide_behind_grammar_differences() {
-    for (pattern, verbose) in [
-        ("[[a](?=b)]", false),
-        ("[a&&[b](?=c)]", false),
-        ("[a--b]", false),
-        ("[ ](?=b)]", true),
-        ("[a#](?=b)\n]", true),
-        ("(?x)[ ](?=b)]", false),
-        ("(?x: [ ](?=b)])", false),
-        ("a # (?=b)\n", true),
-        ("a\u{a0}b", true),
+    for (pattern, options) in [
+        ("[[a](?=b)]", ""),
+        ("[a&&[b](?=c)]", ""),
+        ("[a--b]", ""),
+        ("[ ](?=b)]", "x"),
+        ("[a#](?=b)\n]", "x"),
+        ("(?x)[ ](?=b)]", ""),
+        ("(?x: [ ](?=b)])", ""),
+        ("a # (?=b)\n", "x"),
+        ("a\u{a0}b", "x"),
     ] {
-        let problem = check_pattern(pattern, verbose).unwrap_err();
+        let problem = check_pattern(pattern, options).unwrap_err();
         assert!(!problem.contains("look-around"), "{pattern}: {problem}");
     }
 }
@@ -69,8 +73,12 @@ fn syntax_that_mongodb_reads_differently_is_refused() {
         r"\u0041",
         r"[\u0041-z]",
         "(?u)a",
+        "a{ 2 }",
+        r"\d{1, 3}",
+        "^[0-9]{3 }-",
+        "a{2, }",
     ] {
-        assert!(check_pattern(pattern, false).is_err(), "{pattern}");
+        assert!(check_pattern(pattern, "").is_err(), "{pattern}");
     }
 }
 
@@ -84,25 +92,21 @@ fn syntax_errors_name_the_problem_and_its_offset() {
         ),
         (
             r"\p{Nowhere}",
-            r#""\\p{Nowhere}" at byte 0: Unicode property not found"#,
+            r#"is not a valid pattern at byte 11, after "\\p{Nowhere}": unknown property after \P or \p"#,
         ),
     ] {
-        assert_eq!(check_pattern(pattern, false).unwrap_err(), problem);
+        assert_eq!(check_pattern(pattern, "").unwrap_err(), problem);
     }
 }
 
 #[test]
 fn patterns_have_1_to_1024_bytes_and_bounded_nesting() {
-    assert!(check_pattern("", false).is_err());
-    assert!(check_pattern(&"a".repeat(1025), false).is_err());
-    assert!(check_pattern("a\0", false).unwrap_err().contains(r"\x00"));
+    assert!(check_pattern("", "").is_err());
+    assert!(check_pattern(&"a".repeat(1025), "").is_err());
+    assert!(check_pattern("a\0", "").unwrap_err().contains(r"\x00"));
     let nested = |levels: usize| "(".repeat(levels) + "a" + &")".repeat(levels);
-    assert_eq!(check_pattern(&nested(20), false), Ok(()));
-    assert!(
-        check_pattern(&nested(60), false)
-            .unwrap_err()
-            .contains("nest")
-    );
+    assert_eq!(check_pattern(&nested(20), ""), Ok(()));
+    assert!(check_pattern(&nested(60), "").unwrap_err().contains("nest"));
 }
 
 #[test]
@@ -112,4 +116,22 @@ fn options_are_distinct_letters_of_imsx_and_are_sorted() {
     assert!(check_options("ii").unwrap_err().contains("repeats 'i'"));
     assert!(check_options("g").unwrap_err().contains("'g'"));
     assert!(check_options("u").is_err());
+}
+
+#[test]
+fn the_patterns_of_a_watch_name_at_most_32_unicode_properties() {
+    let names = [
+        "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe",
+        "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cn", "Co", "Cs",
+        "L", "M",
+    ];
+    let mut properties = BTreeSet::new();
+    let mut check =
+        |name: &str| super::check_pattern(&format!(r"[\p{{{name}}}]"), "", &mut properties);
+    for name in names {
+        assert_eq!(check(name), Ok(()));
+    }
+    assert_eq!(check("^l u"), Ok(()), "it is known by another spelling");
+    let problem = check("N").unwrap_err();
+    assert!(problem.contains("may name 32"), "{problem}");
 }

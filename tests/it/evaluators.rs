@@ -5,8 +5,12 @@
 //! Random documents are changed at random in a real database; random filters are then evaluated in
 //! both ways on the same events. `WEIR_EVALUATOR_CASES` sets the number of filters (default 5,000).
 
+mod against_model;
+mod model;
+mod near_values;
 mod random;
 mod streams;
+mod three_valued;
 
 use std::collections::BTreeSet;
 
@@ -71,11 +75,10 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
     }
     streams.end().await;
 
-    let mut index = FilterIndex::new();
-    let mut one_by_one = Vec::new();
+    let mut residuals = Vec::new();
     let mut shared: Option<Vec<Document>> = None;
-    for (number, case) in scenario.cases.iter().enumerate() {
-        let watch: Watch = case.watch(database.name(), &name, scenario);
+    for case in &scenario.cases {
+        let watch: Watch = case.watch(database.name(), &name, scenario.lookup, scenario.pre_images);
         let dedicated = streams.events(&Plan::dedicated(&watch)).await;
         if shared.is_none() {
             shared = Some(streams.events(&Plan::shared(&watch)).await);
@@ -109,8 +112,7 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
             .map(|event| (name_of(event), 0))
             .collect();
         // A pipeline passes what it can't express.
-        let guard_uses_changed = case.guard.as_ref().is_some_and(Predicate::uses_changed);
-        let exact = !case.filter.uses_changed() && !guard_uses_changed;
+        let exact = !case.uses_changed();
         if exact && names(&delivered) != names(&evaluated) {
             let what = "MongoDB / the evaluator differ in what passes:";
             return Err(explain(what, &delivered, &evaluated));
@@ -121,10 +123,19 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
             let what = "the rest on a dedicated feed / the whole on a shared one differ:";
             return Err(explain(what, &rest, &evaluated));
         }
-        index.insert(number, &residual);
-        one_by_one.push(Evaluator::new(&residual));
+        residuals.push(residual);
     }
-    for event in shared.iter().flatten() {
+    index_disagreement(&shared.unwrap_or_default(), &residuals)
+}
+
+/// An index of residuals finds, for each event, those that pass it one by one.
+fn index_disagreement(events: &[Document], residuals: &[Residual]) -> Result<(), String> {
+    let mut index = FilterIndex::new();
+    for (key, residual) in residuals.iter().enumerate() {
+        index.insert(key, residual);
+    }
+    let one_by_one: Vec<Evaluator> = residuals.iter().map(|it| Evaluator::new(it)).collect();
+    for event in events {
         let bytes = event.to_vec().expect("an event is BSON");
         let event_fields = EventFields::read(operation_of(event), &bytes);
         let mut found: Vec<(usize, MatchTransition)> = Vec::new();
@@ -178,7 +189,7 @@ fn random_filters_pass_some_events_and_not_others() {
             .map(|tree| proptest::strategy::ValueTree::current(&tree))
             .expect("a scenario");
         for case in &scenario.cases {
-            let watch = case.watch("d", "c", &scenario);
+            let watch = case.watch("d", "c", scenario.lookup, scenario.pre_images);
             let evaluator = Evaluator::new(&watch.shared_residual());
             for change in &scenario.changes {
                 if let Change::Insert(document) = change {
@@ -208,18 +219,23 @@ impl FilterCase {
             && !has("fullDocument")
     }
 
-    fn watch(&self, database: &str, collection: &str, scenario: &Scenario) -> Watch {
+    fn uses_changed(&self) -> bool {
+        let guard = self.guard.as_ref();
+        self.filter.uses_changed() || guard.is_some_and(Predicate::uses_changed)
+    }
+
+    fn watch(&self, database: &str, collection: &str, lookup: bool, pre_images: bool) -> Watch {
         let request = weir::pb::WatchRequest {
             database: database.into(),
             collections: vec![collection.into()],
             // The marker of the stream's end is an event of that kind.
             show_expanded_events: true,
-            full_document: if scenario.lookup {
+            full_document: if lookup {
                 weir::pb::FullDocument::UpdateLookup.into()
             } else {
                 weir::pb::FullDocument::Default.into()
             },
-            full_document_before_change: if scenario.pre_images {
+            full_document_before_change: if pre_images {
                 weir::pb::FullDocumentBeforeChange::WhenAvailable.into()
             } else {
                 weir::pb::FullDocumentBeforeChange::Off.into()

@@ -324,7 +324,14 @@ fn conditions() -> impl Strategy<Value = Predicate> {
 }
 
 fn filters() -> impl Strategy<Value = Predicate> {
-    conditions().prop_recursive(3, 6, 3, |inner| {
+    groups(conditions())
+}
+
+/// Conditions, and groups of them.
+pub fn groups(
+    conditions: impl Strategy<Value = Predicate> + 'static,
+) -> impl Strategy<Value = Predicate> {
+    conditions.prop_recursive(3, 6, 3, |inner| {
         let group = prop::collection::vec(inner, 1..4);
         prop_oneof![
             group.clone().prop_map(Predicate::AllOf),

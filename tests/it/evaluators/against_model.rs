@@ -86,10 +86,12 @@ fn disagreement(model: &Model, scenario: &Scenario, count: &Count) -> Result<(),
             });
             let on_top = rest_evaluator.evaluate(&fields).filter(|_| delivered);
             let fail = |problem: &str| {
+                let plan: Vec<String> = stages.iter().map(ToString::to_string).collect();
                 Err(format!(
                     "{problem}\nevent: {event}\nfilter: {case:?}\nthe evaluator: {ours:?}, the model: {theirs:?}\n\
                      the model of MongoDB delivers it by the plan: {delivered}, and then passes: {on_top:?}\n\
-                     the plan: {stages:?}"
+                     the plan: {}",
+                    plan.join(", ")
                 ))
             };
             if ours != theirs {
@@ -281,14 +283,13 @@ fn events(values: &[Bson], lookup: bool, pre_images: bool) -> BoxedStrategy<Docu
         let fields = (select(vec!["a", "a", "b", "c"]), nested(values.to_vec()));
         prop::collection::vec(fields, 0..6).prop_map(fields_of)
     };
-    // MongoDB stores no others.
-    let is_id = |value: &Bson| {
-        !matches!(
-            value,
-            Bson::Array(_) | Bson::Undefined | Bson::RegularExpression(_)
-        )
-    };
-    let id = nested(values.to_vec()).prop_filter("an _id", is_id);
+    let id = nested(values.to_vec()).prop_map(|value| match value {
+        // MongoDB stores none of these as an `_id`.
+        Bson::Array(_) | Bson::Undefined | Bson::RegularExpression(_) => {
+            Bson::Document(doc! {"a": value})
+        }
+        value => value,
+    });
     let operation = prop_oneof![
         3 => Just(Operation::Insert),
         4 => Just(Operation::Update),

@@ -4,6 +4,8 @@
 //!
 //! Random documents are changed at random in a real database; random filters are then evaluated in
 //! both ways on the same events. `WEIR_EVALUATOR_CASES` sets the number of filters (default 5,000).
+//! Where that database is SecantusDB, which is not right in all, [`against_model`] does the same with
+//! a model of MongoDB's matching.
 
 mod against_model;
 mod model;

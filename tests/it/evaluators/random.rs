@@ -47,9 +47,9 @@ pub struct FilterCase {
     pub missing_image: MissingImage,
 }
 
-/// Known differences between the stand-in for MongoDB and MongoDB: such filters are sent only to a
-/// real MongoDB (`WEIR_TEST_MONGODB_URI`). Each has the reason, and the conditions that would show
-/// it.
+/// The faults of SecantusDB, which stands in for MongoDB: such filters are sent only to a real MongoDB
+/// (`WEIR_TEST_MONGODB_URI`). [`model`](super::model) tests them too. Each has the reason, and the conditions that would
+/// show it.
 const KNOWN_DIFFERENCES: &[Difference] = &[
     Difference {
         reason: "it takes a place that an array does not have for null; MongoDB finds nothing there \

@@ -284,33 +284,42 @@ async fn every_type_arrives_in_every_format() {
     }
 }
 
-/// protobuf parsers stop at a hundred levels, and each level of a document takes several.
+/// Parsers of protobuf and of JSON stop at about a hundred levels. Each level of a document takes several of
+/// protobuf's, and a value up to three of JSON's.
 #[tokio::test]
 async fn a_deep_document_falls_back_to_a_format_that_can_hold_it() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let mut watches = watch_all(&database, &weir).await;
     let deep = |levels: usize| {
-        let inner = (1..levels).fold(doc! {"end": true}, |inner, _| doc! {"in": inner});
+        let inner = (2..levels).fold(doc! {"end": true}, |inner, _| doc! {"in": inner});
         doc! {"_id": levels.to_string(), "in": inner}
     };
     let orders = database.collection("orders");
     // MongoDB stores about 180 levels; the outermost document counts as one.
-    for levels in [10, 100, 150] {
+    for levels in [10, 95, 96, 150] {
         orders.insert_one(deep(levels)).await.unwrap();
     }
-    for levels in [10, 100, 150] {
+    for levels in [10, 95, 96, 150] {
         let expected = deep(levels);
         let [bson, json, canonical, structure] = next(&mut watches).await;
         let bytes = expected.to_vec().expect("the document can be encoded");
-        assert_eq!(bson, Held::Bson(bytes.into()));
+        let whole = Held::Bson(bytes.into());
+        assert_eq!(bson, whole);
+        if levels > 95 {
+            assert_eq!(
+                [json, canonical, structure],
+                [(); 3].map(|()| whole.clone())
+            );
+            continue;
+        }
         let depth =
             |text: &str| text.matches("{\"in\":").count() + text.matches(",\"in\":").count();
         for held in [json.clone(), canonical] {
             let Held::Json(text) = held else {
                 panic!("{levels} levels: expected JSON, got {held:?}");
             };
-            assert_eq!(depth(&text), levels);
+            assert_eq!(depth(&text), levels - 1);
         }
         if levels == 10 {
             assert!(matches!(structure, Held::Struct(_)), "{structure:?}");
@@ -318,6 +327,40 @@ async fn a_deep_document_falls_back_to_a_format_that_can_hold_it() {
             assert_eq!(structure, json, "{levels} levels fall back to JSON");
         }
     }
+}
+
+/// Extended JSON would say that these are other values. A DBRef is a document in every format.
+#[tokio::test]
+async fn a_document_that_reads_as_another_value_arrives_as_bson() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let mut watches = watch_all(&database, &weir).await;
+    let values = [
+        doc! {"$numberLong": "5"},
+        doc! {"$date": "tomorrow"},
+        doc! {"$oid": "zz"},
+        doc! {"$regex": "^a", "$options": "i"},
+        doc! {"$minKey": 1},
+        doc! {"x": 1, "$type": "00"},
+        doc! {"list": [{"$code": "f()", "$scope": {}}]},
+    ];
+    let documents = values.map(|value| doc! {"_id": ObjectId::new(), "value": value});
+    let plain =
+        doc! {"_id": "plain", "set": {"$set": {"a.$oid": "b"}}, "ref": {"$ref": "c", "$id": 1}};
+    let orders = database.collection("orders");
+    orders.insert_many(&documents).await.unwrap();
+    orders.insert_one(&plain).await.unwrap();
+    for document in documents {
+        let bytes = document.to_vec().expect("the document can be encoded");
+        let whole = Held::Bson(bytes.into());
+        let held = next(&mut watches).await;
+        assert_eq!(held, [(); 4].map(|()| whole.clone()), "{document}");
+    }
+    let [_, json, canonical, structure] = next(&mut watches).await;
+    let text = r#"{"_id":"plain","set":{"$set":{"a.$oid":"b"}},"ref":{"$ref":"c","$id":1}}"#;
+    assert_eq!(json, Held::Json(text.to_owned()));
+    assert!(matches!(canonical, Held::Json(_)), "{canonical:?}");
+    assert!(matches!(structure, Held::Struct(_)), "{structure:?}");
 }
 
 /// The order of fields is part of a document, and a JSON reader that keeps it gets it.

@@ -13,7 +13,7 @@ use crate::support::stand_in::{self, Answer, Event, Reply, StandIn, insert, time
 use crate::support::{
     Figure, WatchStream, Weir, error_info, error_reason, eventually, tally, within,
 };
-use events::{Case, broken, odd};
+use events::{Case, broken, bytes, odd, update_of};
 use mongodb::bson::{Document, doc};
 use tonic::{Code, Status};
 use weir::pb;
@@ -178,6 +178,63 @@ async fn an_odd_event_arrives_in_every_format() {
         }
         tokens.dedup();
         assert_eq!(tokens.len(), cases.len(), "{format:?}");
+    }
+}
+
+/// A document of an event that JSON can't represent comes as BSON, whichever field of the event holds it, and the
+/// others do not.
+#[tokio::test]
+async fn a_document_that_json_would_change_is_bson_in_every_part_of_an_event() {
+    let stand_in = StandIn::start();
+    let weir = weir(&stand_in, Duration::from_secs(60)).await;
+    let repeated = |value: i32| {
+        let int = value.to_le_bytes();
+        [b"\x13\0\0\0\x10a\0", &int[..], b"\x10a\0", &int[..], b"\0"].concat()
+    };
+    let wrapper = |text: &str| bytes(&doc! {"$numberLong": text});
+    let plain = bytes(&doc! {"_id": 1});
+    for format in [
+        pb::DocumentFormat::Json,
+        pb::DocumentFormat::CanonicalJson,
+        pb::DocumentFormat::Struct,
+    ] {
+        let name = format!("c{}", format as i32);
+        let mut watch = weir
+            .watch(pb::WatchRequest {
+                document_format: format.into(),
+                ..stand_in.watch_request(&[&name])
+            })
+            .await;
+        let log = stand_in.log(&name);
+        for (position, odd) in [repeated(1), wrapper("5")].into_iter().enumerate() {
+            for at in 0..4 {
+                let parts: [&[u8]; 4] = std::array::from_fn(|part| match part == at {
+                    true => &odd[..],
+                    false => &plain[..],
+                });
+                log.push(Event::Raw(update_of(position * 4 + at, parts)));
+                let change = watch.next_change().await;
+                let Some(Change::Update(update)) = &change.change else {
+                    panic!("expected an update, got {change:?}");
+                };
+                let description = update.update_description.as_ref().expect("it is set");
+                let held = [
+                    change.document_key.as_ref(),
+                    description.updated_fields.as_ref(),
+                    update.full_document.as_ref(),
+                    update.full_document_before_change.as_ref(),
+                ];
+                for (part, document) in held.into_iter().enumerate() {
+                    if part == at {
+                        assert_eq!(bson(document), odd, "{format:?} {part}");
+                    } else {
+                        let value = document.and_then(|it| it.value.as_ref());
+                        let is_text = matches!(value, Some(Value::Json(_) | Value::Struct(_)));
+                        assert!(is_text, "{format:?} {part}: {value:?}");
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -13,8 +13,8 @@ use crate::pb::document;
 
 /// Returns the document as one line of JSON; `null` for a document that MongoDB did not find.
 ///
-/// The server sends BSON for a document that JSON can't represent (invalid UTF-8, or nested too deeply). It
-/// is printed as binary in Extended JSON, which is lossless.
+/// The server sends BSON for a document that JSON can't represent (`message Document` in the API says which).
+/// It is printed as binary in Extended JSON, which is lossless.
 pub(in crate::cli) fn to_json(document: &pb::Document) -> Cow<'_, str> {
     match &document.value {
         Some(document::Value::Json(text)) => on_one_line(text),

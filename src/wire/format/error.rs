@@ -13,6 +13,8 @@ pub(super) enum FormatError {
     TooDeep,
     /// Two fields of one document have the same name.
     RepeatedKey,
+    /// A field has a name that Extended JSON gives a meaning.
+    TypeName,
 }
 
 impl From<raw::Error> for FormatError {

@@ -4,13 +4,15 @@ use bytes::{BufMut, BytesMut};
 
 use super::{
     error::{FormatError, well_formed},
+    field_names::FieldNames,
     text,
 };
 use crate::raw::{self, Element, ElementType, Elements};
 
-/// The maximum nesting that is written, the document itself being level 1. MongoDB stores documents of
-/// about this depth at most; the limit is needed because the walk is recursive.
-pub(super) const MAX_DEPTH: u32 = 200;
+/// The maximum nesting of documents and arrays that is written, the document itself being level 1. A value adds
+/// up to three levels of braces, which makes 98. libbson reads no more; Ruby's json reads 100, serde_json 127 and
+/// Go's driver 200.
+pub(super) const MAX_DEPTH: u32 = 95;
 
 /// One of the two forms of Extended JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,15 +41,18 @@ impl Writer<'_> {
     /// Writes a document at nesting level `depth`.
     fn document(&mut self, document: &[u8], depth: u32) -> Result<(), FormatError> {
         check_depth(depth)?;
+        let mut names = FieldNames::new();
         let mut separator = b'{';
         for element in Elements::new(document)? {
             let element = element?;
+            names.add(element.key)?;
             self.out.put_u8(separator);
             separator = b',';
             self.string(element.key)?;
             self.out.put_u8(b':');
             self.value(&element, depth)?;
         }
+        names.check_unique(document)?;
         // An empty document has no opening brace yet.
         self.raw(if separator == b'{' { "{}" } else { "}" });
         Ok(())
@@ -154,7 +159,7 @@ impl Writer<'_> {
                 self.raw("{\"$code\":");
                 self.string(code)?;
                 self.raw(",\"$scope\":");
-                self.document(scope, depth + 1)?;
+                self.document(scope, depth + 2)?;
                 self.raw("}");
             }
             ElementType::Symbol => {

@@ -5,10 +5,10 @@
 //! `message Document` in the API describes; BSON can represent anything.
 
 mod error;
+mod field_names;
 mod json;
 pub mod protobuf;
 mod protobuf_struct;
-mod repeated_keys;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -36,10 +36,10 @@ mod field {
 /// BSON.
 ///
 /// There are no errors. `Struct` falls back to relaxed JSON when the document is nested too deeply for
-/// protobuf parsers or has a repeated field name. `Struct` and JSON fall back to BSON, which may be any
-/// bytes, when the document is malformed, has invalid UTF-8 or is nested deeper than 200 levels. Time and
-/// memory are linear in the length of `document`, except that `Struct` sorts the names of a document with
-/// many fields.
+/// protobuf parsers. `Struct` and JSON fall back to BSON, which may be any bytes, when the document is
+/// malformed, has invalid UTF-8, is nested deeper than 95 levels, repeats a field name, or has one that Extended
+/// JSON gives a meaning. Time and memory are linear in the length of `document`, except that the names of a
+/// document with over 30,000 fields, or with two whose hashes are equal, are sorted.
 pub fn put_document(out: &mut BytesMut, field: u32, document: &[u8], format: Format) {
     let start = out.len();
     let written = match format {
@@ -50,7 +50,7 @@ pub fn put_document(out: &mut BytesMut, field: u32, document: &[u8], format: For
         Format::Json => put_json(out, field, document, Style::Relaxed),
         Format::CanonicalJson => put_json(out, field, document, Style::Canonical),
         Format::Struct => match put_struct(out, field, document) {
-            Err(FormatError::TooDeep | FormatError::RepeatedKey) => {
+            Err(FormatError::TooDeep) => {
                 out.truncate(start);
                 put_json(out, field, document, Style::Relaxed)
             }

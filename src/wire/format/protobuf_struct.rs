@@ -7,11 +7,11 @@ use bytes::BytesMut;
 
 use super::{
     error::{FormatError, well_formed},
+    field_names::FieldNames,
     protobuf::{
         WireType, len_field_len, put_bytes_field, put_double_field, put_message_with_estimate,
         put_message_with_len, put_tag, put_varint, put_varint_field,
     },
-    repeated_keys::has_repeated_key,
     text,
 };
 use crate::raw::{self, Element, ElementType, Elements};
@@ -48,12 +48,11 @@ pub(super) fn put_struct(
     document: &[u8],
     level: u32,
 ) -> Result<(), FormatError> {
-    if has_repeated_key(document)? {
-        return Err(FormatError::RepeatedKey);
-    }
+    let mut names = FieldNames::new();
     let value_level = nested_level(level, 2)?;
     for element in Elements::new(document)? {
         let element = element?;
+        names.add(element.key)?;
         let key = text::utf8(element.key)?;
         match Scalar::of(&element)? {
             Some(value) => put_scalar_entry(out, key, value),
@@ -62,7 +61,7 @@ pub(super) fn put_struct(
             })?,
         }
     }
-    Ok(())
+    names.check_unique(document)
 }
 
 /// Appends the values of a `ListValue` at `level`.

@@ -28,7 +28,7 @@ fn case(what: &'static str, event: impl Fn(usize) -> Vec<u8> + 'static) -> Case 
     }
 }
 
-fn bytes(document: &Document) -> Vec<u8> {
+pub fn bytes(document: &Document) -> Vec<u8> {
     document.to_vec().expect("it is BSON")
 }
 
@@ -54,6 +54,20 @@ fn head(position: usize, without: &[&str]) -> RawWriter {
         }
     }
     event
+}
+
+/// An update with these documents: its key, the updated fields, and the documents after and before.
+pub fn update_of(position: usize, [key, updated, after, before]: [&[u8]; 4]) -> Vec<u8> {
+    let mut description = RawWriter::new();
+    description.put(DOCUMENT, "updatedFields", updated);
+    description.put(ARRAY, "removedFields", &bytes(&doc! {}));
+    let mut event = head(position, &["operationType", "documentKey"]);
+    event.put(STRING, "operationType", &string_value("update"));
+    event.put(DOCUMENT, "documentKey", key);
+    event.put(DOCUMENT, "updateDescription", &description.finish());
+    event.put(DOCUMENT, "fullDocument", after);
+    event.put(DOCUMENT, "fullDocumentBeforeChange", before);
+    event.finish()
 }
 
 /// An insert of a document with these bytes.

@@ -1,8 +1,9 @@
 //! Tests of documents that a format can't represent, and of the fallbacks.
 
+use bson::doc;
 use prost::Message;
 
-use super::{FORMATS, nested, raw_document, raw_field, write};
+use super::{FORMATS, json_text, nested, raw_document, raw_field, to_raw, write};
 use crate::{
     pb::{self, document::Value},
     wire::format::{
@@ -142,63 +143,187 @@ fn a_struct_decodes_at_the_deepest_position_in_a_response() {
 }
 
 #[test]
-fn a_repeated_name_falls_back_from_struct_to_relaxed_json() {
+fn a_repeated_name_falls_back_to_bson_at_any_depth() {
     let twice = raw_document(b"\x10a\0\x01\0\0\0\x10b\0\x02\0\0\0\x10a\0\x03\0\0\0");
-    assert_eq!(
-        write(&twice, Format::Struct),
-        Value::Json(r#"{"a":1,"b":2,"a":3}"#.into())
-    );
-    let below = raw_field(ARRAY, b"v", &raw_field(DOCUMENT, b"0", &twice));
-    assert_eq!(
-        write(&below, Format::Struct),
-        Value::Json(r#"{"v":[{"a":1,"b":2,"a":3}]}"#.into())
-    );
-    let scoped = [
-        &[8 + 2 + twice.len() as u8, 0, 0, 0, 2, 0, 0, 0, b'f', 0],
-        &twice[..],
-    ]
-    .concat();
-    assert!(matches!(
-        write(&raw_field(0x0f, b"v", &scoped), Format::Struct),
-        Value::Json(_)
-    ));
+    for raw in everywhere(&twice) {
+        assert_falls_back_to_bson(&raw);
+    }
+    // The names in an array have no meaning.
+    let odd_array = raw_field(ARRAY, b"v", &raw_document(b"\x0a0\0\x0a0\0"));
+    assert_eq!(json_text(&odd_array, Format::Json), r#"{"v":[null,null]}"#);
 }
 
-/// Small and large documents are checked in different ways.
+/// Small, large and very large documents are checked in different ways.
 #[test]
 fn a_repeated_name_is_found_among_any_number_of_fields() {
     let name = |n: usize| [b"\x0afield_", n.to_string().as_bytes(), b"\0"].concat();
-    for count in (1..80).chain([1_000]) {
+    for count in (1..80).chain([1_000, 32_768, 32_769, 100_000]) {
         let elements: Vec<u8> = (0..count).flat_map(name).collect();
         let unique = raw_document(&elements);
         assert!(
             matches!(write(&unique, Format::Struct), Value::Struct(_)),
             "{count}"
         );
+        assert!(
+            matches!(write(&unique, Format::Json), Value::Json(_)),
+            "{count}"
+        );
         for repeated in [0, count / 2, count - 1] {
             let raw = raw_document(&[&elements[..], &name(repeated)].concat());
-            assert!(
-                matches!(write(&raw, Format::Struct), Value::Json(_)),
-                "{count} {repeated}"
-            );
+            assert_falls_back_to_bson(&raw);
+        }
+    }
+}
+
+/// Names of any length, which differ in one byte.
+#[test]
+fn names_that_are_nearly_equal_are_not_repeated() {
+    for len in 1..40 {
+        let names = (0..len).map(|at| {
+            let mut name = vec![b'a'; len];
+            name[at] = b'b';
+            [&[0x0a], &name[..], &[0]].concat()
+        });
+        let raw = raw_document(&names.collect::<Vec<_>>().concat());
+        assert!(matches!(write(&raw, Format::Json), Value::Json(_)), "{len}");
+    }
+}
+
+/// The document itself, and in each place that a document has within another.
+fn everywhere(inner: &[u8]) -> [Vec<u8>; 4] {
+    let below = raw_field(ARRAY, b"v", &raw_field(DOCUMENT, b"0", inner));
+    let len = 8 + 2 + inner.len() as u8;
+    let scoped = [&[len, 0, 0, 0, 2, 0, 0, 0, b'f', 0], inner].concat();
+    [
+        inner.to_vec(),
+        raw_document(&[b"\x08before\0\x01\x03v\0", inner].concat()),
+        below,
+        raw_field(0x0f, b"v", &scoped),
+    ]
+}
+
+/// Some reader of Extended JSON takes each for another value, or refuses it, as docs/formats.md says.
+#[test]
+fn a_name_that_extended_json_gives_a_meaning_falls_back_to_bson_at_any_depth() {
+    for name in [
+        "$oid",
+        "$date",
+        "$numberInt",
+        "$numberLong",
+        "$numberDouble",
+        "$numberDecimal",
+        "$binary",
+        "$type",
+        "$uuid",
+        "$regularExpression",
+        "$regex",
+        "$options",
+        "$timestamp",
+        "$minKey",
+        "$maxKey",
+        "$undefined",
+        "$symbol",
+        "$code",
+        "$scope",
+        "$dbPointer",
+    ] {
+        let text = raw_field(2, name.as_bytes(), b"\x02\0\0\x005\0");
+        let number = raw_field(0x10, name.as_bytes(), &[1, 0, 0, 0]);
+        let last = [b"\x0aa\0\x0a", name.as_bytes(), b"\0"].concat();
+        for inner in [text, number, raw_document(&last)] {
+            for raw in everywhere(&inner) {
+                assert_falls_back_to_bson(&raw);
+            }
         }
     }
 }
 
 #[test]
-fn json_has_at_most_200_levels_and_falls_back_to_bson() {
+fn other_names_with_a_dollar_and_dbrefs_do_not_fall_back() {
+    for name in [
+        "$",
+        "$$",
+        "$set",
+        "$oids",
+        "$OID",
+        "$oi",
+        "a$oid",
+        "a.$oid",
+        "$a.$oid",
+        " $oid",
+        "$ref",
+        "$id",
+        "$db",
+        "$numberFloat",
+        "__proto__",
+        "",
+    ] {
+        for raw in everywhere(&raw_field(8, name.as_bytes(), &[1])) {
+            assert!(
+                matches!(write(&raw, Format::Json), Value::Json(_)),
+                "{name}"
+            );
+            let held = write(&raw, Format::CanonicalJson);
+            assert!(matches!(held, Value::Json(_)), "{name}");
+            let held = write(&raw, Format::Struct);
+            assert!(matches!(held, Value::Struct(_)), "{name}");
+        }
+    }
+    let reference = doc! {"v": {"$ref": "orders", "$id": "a", "$db": "shop"}};
+    assert_eq!(
+        json_text(&to_raw(&reference), Format::Json),
+        r#"{"v":{"$ref":"orders","$id":"a","$db":"shop"}}"#
+    );
+}
+
+/// libbson reads 98 levels of braces and brackets, and no other reader less.
+#[test]
+fn json_has_at_most_98_levels_and_falls_back_to_bson() {
     let depth = MAX_DEPTH as usize;
+    let in_documents = |depth: usize, inner: Vec<u8>| {
+        (1..depth).fold(inner, |inner, _| raw_field(DOCUMENT, b"0", &inner))
+    };
     for kind in [DOCUMENT, ARRAY] {
         let deepest = nested(depth, kind);
         for format in [Format::Json, Format::CanonicalJson, Format::Struct] {
-            let Value::Json(text) = write(&deepest, format) else {
-                panic!("{format:?}")
-            };
-            let levels = text.bytes().filter(|byte| b"[{".contains(byte)).count();
-            assert_eq!(levels, depth);
+            assert_eq!(levels(&json_text(&deepest, format)), depth);
         }
         assert_falls_back_to_bson(&nested(depth + 1, kind));
     }
+    // Each type with the most levels of its own: Int32, Binary, DateTime, RegularExpression, DBPointer, Timestamp.
+    let values: [(u8, &[u8], usize); 6] = [
+        (0x10, &[0; 4], 1),
+        (0x05, b"\0\0\0\0\0", 2),
+        (0x09, &[0; 8], 2),
+        (0x0b, b"\0\0", 2),
+        (0x0c, b"\x01\0\0\0\0............", 3),
+        (0x11, &[0; 8], 2),
+    ];
+    for (kind, value, own) in values {
+        let raw = in_documents(depth, raw_field(kind, b"v", value));
+        assert_eq!(levels(&json_text(&raw, Format::CanonicalJson)), depth + own);
+        assert_falls_back_to_bson(&in_documents(depth + 1, raw_field(kind, b"v", value)));
+    }
+    // Code is an object around its scope.
+    let scope = b"\x0e\0\0\0\x01\0\0\0\0\x05\0\0\0\0";
+    let raw = in_documents(depth - 2, raw_field(0x0f, b"v", scope));
+    assert_eq!(levels(&json_text(&raw, Format::Json)), depth);
+    assert_falls_back_to_bson(&in_documents(depth - 1, raw_field(0x0f, b"v", scope)));
+}
+
+/// Returns the deepest nesting of JSON without brackets in its texts.
+fn levels(json: &str) -> usize {
+    let mut open = 0_usize;
+    let mut most = 0;
+    for byte in json.bytes() {
+        match byte {
+            b'{' | b'[' => open += 1,
+            b'}' | b']' => open -= 1,
+            _ => (),
+        }
+        most = most.max(open);
+    }
+    most
 }
 
 /// Tokio's worker threads have 2 MiB of stack. A quarter of that must suffice, even without optimization.
@@ -206,7 +331,7 @@ fn json_has_at_most_200_levels_and_falls_back_to_bson() {
 fn hostile_nesting_does_not_overflow_the_stack() {
     let on_a_small_stack = || {
         for kind in [DOCUMENT, ARRAY] {
-            write(&nested(200, kind), Format::Json);
+            write(&nested(95, kind), Format::Json);
             let hostile = nested(20_000, kind);
             assert_falls_back_to_bson(&hostile);
         }

@@ -19,10 +19,11 @@ test: test-setup ## Run all tests, and list those that failed at the end (TESTS=
 	@scripts/test $(TESTS)
 
 .PHONY: test-setup
-test-setup: ## Install what the tests need: the database, clients in other languages, Prometheus, Helm's engine
+test-setup: ## Install what the tests need: the database, clients and BSON libraries in other languages, Prometheus, Helm's engine
 	@scripts/setup cargo cc python3 prometheus
 	@scripts/python-packages requirements.txt requirements-test.txt requirements-chart.txt
 	@scripts/node-packages
+	@scripts/java-packages
 
 .PHONY: model
 model: ## Run the hub's ring and catch-up under a model checker, in thousands of orders of steps

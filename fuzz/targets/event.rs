@@ -423,8 +423,8 @@ impl Shape {
             utf8_indexes: true,
             well_formed: true,
         };
-        let mut open: Vec<(&[u8], usize, bool)> = vec![(raw, 1, true)];
-        while let Some((document, depth, named)) = open.pop() {
+        let mut open: Vec<(&[u8], usize, bool, bool)> = vec![(raw, 1, true, true)];
+        while let Some((document, depth, named, top)) = open.pop() {
             shape.depth = shape.depth.max(depth);
             let Ok(elements) = Elements::new(document) else {
                 shape.well_formed = false;
@@ -438,13 +438,16 @@ impl Shape {
                 };
                 shape.repeats |= named && !names.insert(element.key);
                 shape.type_names |= named && TYPE_NAMES.contains(&element.key);
+                shape.type_names |= top && element.key == b"$ref";
                 shape.utf8_indexes &= named || std::str::from_utf8(element.key).is_ok();
                 match element.kind {
-                    ElementType::EmbeddedDocument => open.push((element.value, depth + 1, true)),
-                    ElementType::Array => open.push((element.value, depth + 1, false)),
+                    ElementType::EmbeddedDocument => {
+                        open.push((element.value, depth + 1, true, false))
+                    }
+                    ElementType::Array => open.push((element.value, depth + 1, false, false)),
                     ElementType::JavaScriptCodeWithScope => {
                         if let Some((_, scope)) = element.as_code_with_scope() {
-                            open.push((scope, depth + 2, true));
+                            open.push((scope, depth + 2, true, true));
                         }
                     }
                     ElementType::Binary => {

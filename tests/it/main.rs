@@ -78,6 +78,7 @@ mod principal_limits;
 mod progress;
 mod projection;
 mod prometheus;
+mod readers;
 mod recreated_collections;
 mod rejected_requests;
 mod repeated_lines;

@@ -12,11 +12,21 @@ const MAX_SLOTS: usize = 1 << 16;
 /// The maximum number of slots that are tried for one name.
 const MAX_TRIES: usize = 64;
 
+/// Where a document stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is the whole, or the scope of code. Readers that make an object of their own of a DBRef fail there.
+    Top,
+    /// It is the value of a field or an array.
+    Value,
+}
+
 /// The names of one document, as far as it has been walked.
 ///
 /// It keeps a hash of each name. Only if two hashes are equal, or there are too many, are the names themselves
 /// compared, in a walk of its own.
 pub(super) struct FieldNames {
+    place: Place,
     count: usize,
     /// Hashes, each in the first free slot from its own; 0 is free.
     few: [u32; FEW_SLOTS],
@@ -28,8 +38,9 @@ pub(super) struct FieldNames {
 
 impl FieldNames {
     #[inline]
-    pub(super) fn new() -> Self {
+    pub(super) fn new(place: Place) -> Self {
         Self {
+            place,
             count: 0,
             few: [0; FEW_SLOTS],
             many: Vec::new(),
@@ -40,7 +51,7 @@ impl FieldNames {
     /// Adds the next name of the document. Fails if Extended JSON gives it a meaning.
     #[inline]
     pub(super) fn add(&mut self, name: &[u8]) -> Result<(), FormatError> {
-        if name.first() == Some(&b'$') && has_meaning(name) {
+        if name.first() == Some(&b'$') && has_meaning(name, self.place) {
             return Err(FormatError::TypeName);
         }
         let hash = hash(name);
@@ -129,9 +140,12 @@ fn hash(name: &[u8]) -> u32 {
 /// Returns whether a reader of Extended JSON takes a document with this name for another value, or refuses it.
 /// Some readers do so wherever the name stands in the document, others only if it is the first.
 ///
-/// `$ref`, `$id` and `$db` are none of these: a DBRef is a document in BSON as well.
+/// `$ref`, `$id` and `$db` are none of these where a DBRef may be: it is a document in BSON as well.
 #[cold]
-fn has_meaning(name: &[u8]) -> bool {
+fn has_meaning(name: &[u8], place: Place) -> bool {
+    if name == b"$ref" {
+        return place == Place::Top;
+    }
     matches!(
         name,
         b"$oid"

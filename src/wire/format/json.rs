@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::{
     error::{FormatError, well_formed},
-    field_names::FieldNames,
+    field_names::{FieldNames, Place},
     text,
 };
 use crate::raw::{self, Element, ElementType, Elements};
@@ -29,7 +29,7 @@ pub(super) fn put_document(
     document: &[u8],
     style: Style,
 ) -> Result<(), FormatError> {
-    Writer { out, style }.document(document, 1)
+    Writer { out, style }.document(document, 1, Place::Top)
 }
 
 struct Writer<'out> {
@@ -39,9 +39,9 @@ struct Writer<'out> {
 
 impl Writer<'_> {
     /// Writes a document at nesting level `depth`.
-    fn document(&mut self, document: &[u8], depth: u32) -> Result<(), FormatError> {
+    fn document(&mut self, document: &[u8], depth: u32, place: Place) -> Result<(), FormatError> {
         check_depth(depth)?;
-        let mut names = FieldNames::new();
+        let mut names = FieldNames::new(place);
         let mut separator = b'{';
         for element in Elements::new(document)? {
             let element = element?;
@@ -76,7 +76,7 @@ impl Writer<'_> {
     fn value(&mut self, element: &Element<'_>, depth: u32) -> Result<(), FormatError> {
         match element.kind {
             ElementType::String => self.string(well_formed(element.as_str_bytes())?),
-            ElementType::EmbeddedDocument => self.document(element.value, depth + 1),
+            ElementType::EmbeddedDocument => self.document(element.value, depth + 1, Place::Value),
             ElementType::Array => self.array(element.value, depth + 1),
             ElementType::Int32 => {
                 self.integer(
@@ -159,7 +159,7 @@ impl Writer<'_> {
                 self.raw("{\"$code\":");
                 self.string(code)?;
                 self.raw(",\"$scope\":");
-                self.document(scope, depth + 2)?;
+                self.document(scope, depth + 2, Place::Top)?;
                 self.raw("}");
             }
             ElementType::Symbol => {

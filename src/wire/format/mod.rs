@@ -18,11 +18,13 @@ use bytes::BytesMut;
 use crate::model::Format;
 
 use error::FormatError;
+use field_names::Place;
 use json::Style;
 use protobuf::{
     WireType, len_field_len, put_bytes_field, put_message_with_estimate, put_message_with_len,
     put_tag, put_varint, put_varint_field,
 };
+use protobuf_struct::OUTERMOST_STRUCT_LEVEL;
 
 /// Field numbers of `weir.v1.Document`.
 mod field {
@@ -122,7 +124,7 @@ fn put_struct(out: &mut BytesMut, field: u32, document: &[u8]) -> Result<(), For
     out.reserve(expected + 16);
     put_message_with_estimate(out, field, expected, |out| {
         put_message_with_estimate(out, field::STRUCT, expected, |out| {
-            protobuf_struct::put_struct(out, document, protobuf_struct::OUTERMOST_STRUCT_LEVEL)
+            protobuf_struct::put_struct(out, document, OUTERMOST_STRUCT_LEVEL, Place::Top)
         })
     })
 }

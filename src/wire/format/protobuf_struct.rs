@@ -7,7 +7,7 @@ use bytes::BytesMut;
 
 use super::{
     error::{FormatError, well_formed},
-    field_names::FieldNames,
+    field_names::{FieldNames, Place},
     protobuf::{
         WireType, len_field_len, put_bytes_field, put_double_field, put_message_with_estimate,
         put_message_with_len, put_tag, put_varint, put_varint_field,
@@ -47,8 +47,9 @@ pub(super) fn put_struct(
     out: &mut BytesMut,
     document: &[u8],
     level: u32,
+    place: Place,
 ) -> Result<(), FormatError> {
-    let mut names = FieldNames::new();
+    let mut names = FieldNames::new(place);
     let value_level = nested_level(level, 2)?;
     for element in Elements::new(document)? {
         let element = element?;
@@ -153,7 +154,7 @@ fn put_composite(out: &mut BytesMut, element: &Element<'_>, level: u32) -> Resul
     let object = nested_level(level, 1)?;
     match element.kind {
         ElementType::EmbeddedDocument => put_object(out, element.value.len(), |out| {
-            put_struct(out, element.value, object)
+            put_struct(out, element.value, object, Place::Value)
         }),
         ElementType::Array => {
             put_message_with_estimate(out, field::LIST, element.value.len(), |out| {
@@ -289,7 +290,9 @@ fn put_code_with_scope(
         put_scalar_entry(out, "$code", Scalar::Text(code));
         put_entry(out, "$scope", scope.len(), |out| {
             let scope_struct = nested_level(scope_value, 1)?;
-            put_object(out, scope.len(), |out| put_struct(out, scope, scope_struct))
+            put_object(out, scope.len(), |out| {
+                put_struct(out, scope, scope_struct, Place::Top)
+            })
         })
     })
 }

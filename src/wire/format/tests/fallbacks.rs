@@ -251,7 +251,6 @@ fn other_names_with_a_dollar_and_dbrefs_do_not_fall_back() {
         "a.$oid",
         "$a.$oid",
         " $oid",
-        "$ref",
         "$id",
         "$db",
         "$numberFloat",
@@ -269,6 +268,16 @@ fn other_names_with_a_dollar_and_dbrefs_do_not_fall_back() {
             assert!(matches!(held, Value::Struct(_)), "{name}");
         }
     }
+    // The whole and a scope are no place for a DBRef: readers fail that make an object of it.
+    let reference = raw_field(2, b"$ref", b"\x02\0\0\x00c\0");
+    let [whole, value, in_list, scope] = everywhere(&reference);
+    assert_falls_back_to_bson(&whole);
+    assert_falls_back_to_bson(&scope);
+    assert_eq!(
+        json_text(&value, Format::Json),
+        r#"{"before":true,"v":{"$ref":"c"}}"#
+    );
+    assert_eq!(json_text(&in_list, Format::Json), r#"{"v":[{"$ref":"c"}]}"#);
     let reference = doc! {"v": {"$ref": "orders", "$id": "a", "$db": "shop"}};
     assert_eq!(
         json_text(&to_raw(&reference), Format::Json),

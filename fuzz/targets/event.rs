@@ -442,7 +442,7 @@ impl Shape {
                 shape.utf8_indexes &= named || std::str::from_utf8(element.key).is_ok();
                 match element.kind {
                     ElementType::EmbeddedDocument => {
-                        open.push((element.value, depth + 1, true, false))
+                        open.push((element.value, depth + 1, true, false));
                     }
                     ElementType::Array => open.push((element.value, depth + 1, false, false)),
                     ElementType::JavaScriptCodeWithScope => {

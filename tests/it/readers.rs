@@ -211,7 +211,7 @@ fn text_of_value(kind: &Kind) -> String {
     }
 }
 
-/// A whole number has no point in most languages. Java's writer of protobuf's JSON gives it one.
+/// A whole number has no point, as Go writes it. Python and Java give it one, and readers then refuse `$minKey`.
 fn text_of_number(number: f64) -> String {
     let is_negative_zero = number == 0.0 && number.is_sign_negative();
     match number.fract() == 0.0 && number.abs() < 1e15 && !is_negative_zero {

@@ -1,14 +1,12 @@
 //! Validates the filters of a request and converts them to a [`Predicate`].
 
-use std::collections::BTreeSet;
-
 use bson::Bson;
 use prost::Message as _;
 
 use super::literal_form::{literal, literal_from_bson, literal_from_text};
 use super::pattern::Pattern;
 use super::predicate::{Condition, Predicate};
-use super::regex_check::{check_options, check_pattern};
+use super::regex_check::{SlowParts, check_options, check_pattern};
 use crate::model::{FieldViolation, Findings, RequestError, quoted};
 use crate::pb;
 use crate::pb::comparison::{self, Literal};
@@ -47,7 +45,7 @@ pub(crate) fn predicate(
         conditions: 0,
         literal_bytes: 0,
         patterns: Patterns::default(),
-        properties: BTreeSet::new(),
+        slow_parts: SlowParts::default(),
     };
     let mut predicates = checker.filters("filters", filters, 1);
     let patterns = checker.patterns;
@@ -86,8 +84,7 @@ struct Checker<'a> {
     conditions: usize,
     literal_bytes: usize,
     patterns: Patterns,
-    /// The names of the Unicode properties in the patterns.
-    properties: BTreeSet<String>,
+    slow_parts: SlowParts,
 }
 
 impl Checker<'_> {
@@ -282,7 +279,7 @@ impl Checker<'_> {
             .map_err(|problem| self.findings.invalid(format!("{at}.options"), problem))
             .ok();
         let written_options = options.as_deref().unwrap_or_default();
-        check_pattern(&regex.pattern, written_options, &mut self.properties)
+        check_pattern(&regex.pattern, written_options, &mut self.slow_parts)
             .map_err(|problem| self.findings.invalid(format!("{at}.pattern"), problem))
             .ok()?;
         self.charge(&format!("{at}.pattern"), regex.pattern.len())?;

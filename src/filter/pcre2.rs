@@ -118,10 +118,10 @@ pub(super) fn characters_with(name: &str) -> Result<Arc<ClassUnicode>, String> {
     Ok(class)
 }
 
-/// Returns the name as PCRE2 compares it: without case, spaces, hyphens and underscores.
+/// Returns the name as PCRE2 compares it: without case, white space, hyphens and underscores.
 pub(super) fn property_key(name: &str) -> String {
     name.chars()
-        .filter(|character| !matches!(character, ' ' | '-' | '_'))
+        .filter(|character| !matches!(character, '\t'..='\r' | ' ' | '-' | '_'))
         .map(|character| character.to_ascii_lowercase())
         .collect()
 }

@@ -4,8 +4,8 @@
 //! linear-time engine, for two reasons: syntax without bounded cost (look-around, back-references,
 //! recursion) never reaches the database, and every accepted pattern can also run in process. This
 //! protects only if both engines read the pattern alike, so syntax that they read differently is refused
-//! too: nested classes and class operations, comments, white space in quantifiers and, under "x", in classes, possessive
-//! quantifiers, and a few escapes and flags. What only the linear-time engine knows, such as `^*` or `\p{Letter}`,
+//! too: nested classes and class operations, comments, white space in quantifiers and, under "x", in classes and character
+//! codes, possessive quantifiers, and a few escapes and flags. What only the linear-time engine knows, such as `^*` or `\p{Letter}`,
 //! [`pcre2`](super::pcre2) refuses. Small differences in meaning remain, which [`pattern`](super::pattern) translates.
 
 use std::collections::BTreeSet;
@@ -25,15 +25,28 @@ pub(super) const MAX_NESTING: u32 = 50;
 /// milliseconds, once in a process.
 const MAX_PROPERTIES: usize = 32;
 
-/// Checks a pattern; `options` are letters of "imsx". `properties` are the names of the Unicode properties in all patterns of
-/// the watch so far, to which those of this one are added.
+/// The most characters in the ranges of classes that ignore case, in the patterns of a watch together. PCRE2 looks for the
+/// other cases of each character: some milliseconds for a range of all that Unicode has, which are 1,114,112.
+const MAX_FOLDED_CHARACTERS: usize = 4_000_000;
+
+/// What the patterns of a watch contain together of the parts that take long to compile.
+#[derive(Debug, Default)]
+pub(super) struct SlowParts {
+    /// The names of Unicode properties.
+    properties: BTreeSet<String>,
+    /// The number of characters in ranges that ignore case.
+    folded: usize,
+}
+
+/// Checks a pattern; `options` are letters of "imsx". `slow_parts` are those of all patterns of the watch so far, to which
+/// those of this one are added.
 ///
 /// # Errors
 /// A description of the first problem.
 pub(super) fn check_pattern(
     pattern: &str,
     options: &str,
-    properties: &mut BTreeSet<String>,
+    slow_parts: &mut SlowParts,
 ) -> Result<(), String> {
     if pattern.is_empty() || pattern.len() > MAX_PATTERN_BYTES {
         return Err(format!(
@@ -59,7 +72,8 @@ pub(super) fn check_pattern(
             "comments are not supported; remove the comment",
         ));
     }
-    let verbose = verbose || turns_on_verbose(&parsed.ast);
+    let verbose = verbose || turns_on(&parsed.ast, ast::Flag::IgnoreWhitespace);
+    let caseless = options.contains('i') || turns_on(&parsed.ast, ast::Flag::CaseInsensitive);
     // The two engines skip different sets of such characters.
     if verbose && pattern.contains(is_exotic_white_space) {
         return Err(
@@ -69,7 +83,8 @@ pub(super) fn check_pattern(
     let check = PortabilityCheck {
         pattern,
         verbose,
-        properties,
+        caseless,
+        slow_parts,
     };
     ast::visit(&parsed.ast, check)?;
     pcre2::check_compiles(pattern, options)
@@ -119,23 +134,26 @@ fn problem_at(pattern: &str, span: &ast::Span, reason: &str) -> String {
     format!("{} at byte {}: {reason}", quoted(part), span.start.offset)
 }
 
-/// Returns whether any flag group sets "x", wherever it applies.
-fn turns_on_verbose(pattern: &Ast) -> bool {
-    struct Verbose(bool);
-    impl ast::Visitor for Verbose {
+/// Returns whether any flag group names the flag, wherever it applies.
+fn turns_on(pattern: &Ast, flag: ast::Flag) -> bool {
+    struct Search {
+        flag: ast::Flag,
+        found: bool,
+    }
+    impl ast::Visitor for Search {
         type Output = bool;
         type Err = std::convert::Infallible;
 
         fn finish(self) -> Result<bool, Self::Err> {
-            Ok(self.0)
+            Ok(self.found)
         }
 
         fn visit_pre(&mut self, part: &Ast) -> Result<(), Self::Err> {
-            self.0 |= flags_of(part).is_some_and(|flags| names(flags, ast::Flag::IgnoreWhitespace));
+            self.found |= flags_of(part).is_some_and(|flags| names(flags, self.flag));
             Ok(())
         }
     }
-    let Ok(found) = ast::visit(pattern, Verbose(false));
+    let Ok(found) = ast::visit(pattern, Search { flag, found: false });
     found
 }
 
@@ -161,7 +179,8 @@ fn names(flags: &ast::Flags, flag: ast::Flag) -> bool {
 struct PortabilityCheck<'a> {
     pattern: &'a str,
     verbose: bool,
-    properties: &'a mut BTreeSet<String>,
+    caseless: bool,
+    slow_parts: &'a mut SlowParts,
 }
 
 impl PortabilityCheck<'_> {
@@ -176,10 +195,9 @@ impl PortabilityCheck<'_> {
     }
 
     fn property(&mut self, class: &ast::ClassUnicode) -> Result<(), String> {
-        let name = property_name(self.text(&class.span));
-        let name = pcre2::property_key(name.trim_start_matches([' ', '^']));
-        self.properties.insert(name);
-        if self.properties.len() > MAX_PROPERTIES {
+        let (_, name) = property_name(self.text(&class.span));
+        self.slow_parts.properties.insert(pcre2::property_key(name));
+        if self.slow_parts.properties.len() > MAX_PROPERTIES {
             let reason =
                 format!("is one Unicode property too many; all patterns may name {MAX_PROPERTIES}");
             return self.refuse(&class.span, &reason);
@@ -187,8 +205,90 @@ impl PortabilityCheck<'_> {
         Ok(())
     }
 
+    /// Checks a class in brackets, which has no operations.
+    fn bracketed(
+        &self,
+        class: &ast::ClassBracketed,
+        items: &[ast::ClassSetItem],
+    ) -> Result<(), String> {
+        let text = self.text(&class.span);
+        if self.verbose && text.contains(char::is_whitespace) {
+            return self.refuse(
+                &class.span,
+                r"white space in a class is not supported with the option x; write \x20",
+            );
+        }
+        // To PCRE2, these begin a range; the other engine takes a hyphen for itself here.
+        let inner = text.strip_prefix('[').unwrap_or(text);
+        let inner = inner.strip_prefix('^').unwrap_or(inner);
+        for (start, escaped) in [("--", r"\-"), ("]-", r"\]")] {
+            let after = inner.strip_prefix(start);
+            if after.is_some_and(|after| !after.starts_with(']')) {
+                let reason = format!(
+                    "{start:?} at the start of a class is not supported; write {escaped} for the first"
+                );
+                return self.refuse(&class.span, &reason);
+            }
+        }
+        self.wide_characters(class, items)
+    }
+
+    /// Checks that PCRE2 decides about characters above U+00FF as the class says. It keeps one note for them, which a negated
+    /// part sets. A later POSIX class resets it, and a negated class that has a property does not look at it.
+    fn wide_characters(
+        &self,
+        class: &ast::ClassBracketed,
+        items: &[ast::ClassSetItem],
+    ) -> Result<(), String> {
+        use ast::ClassSetItem as Item;
+        let (mut negated_part, mut reset, mut property) = (false, false, false);
+        for item in items {
+            match item {
+                Item::Perl(part) => negated_part |= part.negated,
+                Item::Ascii(part) if part.negated => negated_part = true,
+                Item::Ascii(_) => reset |= negated_part,
+                Item::Unicode(_) => property = true,
+                _ => {}
+            }
+        }
+        if !reset && !(class.negated && negated_part && property) {
+            return Ok(());
+        }
+        self.refuse(
+            &class.span,
+            r"MongoDB's engine reads this class wrongly for characters above U+00FF, because of the negated part in it, such as \W or [:^alpha:]; write it as an alternation",
+        )
+    }
+
+    /// Counts the characters of a range in a class.
+    fn range(&mut self, range: &ast::ClassSetRange) -> Result<(), String> {
+        self.literal(&range.start)?;
+        self.literal(&range.end)?;
+        if self.caseless {
+            let characters = u32::from(range.end.c).abs_diff(u32::from(range.start.c)) as usize;
+            self.slow_parts.folded = self.slow_parts.folded.saturating_add(characters);
+        }
+        if self.slow_parts.folded > MAX_FOLDED_CHARACTERS {
+            let reason = format!(
+                "brings the ranges of classes that ignore case above {MAX_FOLDED_CHARACTERS} characters in all patterns; use fewer or smaller ranges, or no option i"
+            );
+            return self.refuse(&range.span, &reason);
+        }
+        Ok(())
+    }
+
     fn literal(&self, literal: &ast::Literal) -> Result<(), String> {
         use ast::{HexLiteralKind, LiteralKind};
+        let is_hex = matches!(
+            literal.kind,
+            LiteralKind::HexFixed(_) | LiteralKind::HexBrace(_)
+        );
+        if is_hex && self.text(&literal.span).contains(char::is_whitespace) {
+            return self.refuse(
+                &literal.span,
+                "white space in a character's code is not supported; remove it",
+            );
+        }
         match literal.kind {
             LiteralKind::HexFixed(HexLiteralKind::UnicodeShort | HexLiteralKind::UnicodeLong)
             | LiteralKind::HexBrace(HexLiteralKind::UnicodeShort | HexLiteralKind::UnicodeLong) => {
@@ -244,15 +344,13 @@ impl ast::Visitor for PortabilityCheck<'_> {
                 ),
                 _ => Ok(()),
             },
-            Ast::ClassBracketed(class) => {
-                if self.verbose && self.text(&class.span).contains(char::is_whitespace) {
-                    return self.refuse(
-                        &class.span,
-                        r"white space in a class is not supported with the option x; write \x20",
-                    );
+            Ast::ClassBracketed(class) => match &class.kind {
+                ast::ClassSet::Item(ast::ClassSetItem::Union(union)) => {
+                    self.bracketed(class, &union.items)
                 }
-                Ok(())
-            }
+                ast::ClassSet::Item(item) => self.bracketed(class, std::slice::from_ref(item)),
+                ast::ClassSet::BinaryOp(_) => Ok(()),
+            },
             _ => Ok(()),
         }
     }
@@ -265,10 +363,7 @@ impl ast::Visitor for PortabilityCheck<'_> {
             ),
             ast::ClassSetItem::Unicode(class) => self.property(class),
             ast::ClassSetItem::Literal(literal) => self.literal(literal),
-            ast::ClassSetItem::Range(range) => {
-                self.literal(&range.start)?;
-                self.literal(&range.end)
-            }
+            ast::ClassSetItem::Range(range) => self.range(range),
             _ => Ok(()),
         }
     }

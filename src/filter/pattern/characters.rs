@@ -6,7 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use regex_syntax::ast;
-use regex_syntax::hir::{ClassUnicode, ClassUnicodeRange};
+use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, Hir, HirKind};
 
 use crate::filter::pcre2;
 
@@ -65,8 +65,11 @@ impl CharacterSet {
     /// # Errors
     /// A description of the problem.
     pub(super) fn fold_case(&mut self) -> Result<(), String> {
+        let cased = cased()?;
         let folded = |class: &ClassUnicode| {
+            // The folding goes through all characters of a range, and few have another case.
             let mut folded = class.clone();
+            folded.intersect(&cased);
             folded
                 .try_case_fold_simple()
                 .map_err(|error| format!("cannot be compiled: {error}"))?;
@@ -87,6 +90,20 @@ impl CharacterSet {
         self.certain.union(&others);
         Ok(())
     }
+}
+
+/// Returns the characters that have another case in any version of Unicode.
+fn cased() -> Result<Arc<ClassUnicode>, String> {
+    static CASED: OnceLock<Arc<ClassUnicode>> = OnceLock::new();
+    if let Some(known) = CASED.get() {
+        return Ok(Arc::clone(known));
+    }
+    let parsed = regex_syntax::parse(r"\p{Changes_When_Casemapped}");
+    let class = match parsed.map(Hir::into_kind) {
+        Ok(HirKind::Class(Class::Unicode(class))) => class,
+        _ => return Err("cannot be compiled: the cases of characters are not known".into()),
+    };
+    Ok(Arc::clone(CASED.get_or_init(|| Arc::new(class))))
 }
 
 /// Returns the characters that Unicode 14 has not assigned, and a later version may have.
@@ -169,16 +186,11 @@ pub(super) fn posix_class(class: &ast::ClassAscii, caseless: bool) -> CharacterS
     found
 }
 
-/// Returns a class such as `\p{Greek}`, of which `written` is the text.
+/// Returns the characters with a property, or without it if `negated`.
 ///
 /// # Errors
 /// PCRE2 knows no such property.
-pub(super) fn property(written: &str) -> Result<CharacterSet, String> {
-    let name = property_name(written);
-    let mut negated = written.starts_with(r"\P");
-    let positive = name.trim_start().strip_prefix('^');
-    negated ^= positive.is_some();
-    let name = positive.unwrap_or(name);
+pub(super) fn property(negated: bool, name: &str) -> Result<CharacterSet, String> {
     let certain = ClassUnicode::clone(&*pcre2::characters_with(name)?);
     let mut found = CharacterSet {
         possible: certain.clone(),
@@ -196,10 +208,16 @@ pub(super) fn property(written: &str) -> Result<CharacterSet, String> {
     Ok(found)
 }
 
-/// Returns the name of the property in text such as `\pL` or `\p{Greek}`.
-pub(in crate::filter) fn property_name(written: &str) -> &str {
+/// Returns whether text such as `\pL` or `\P{Greek}` negates, and the name of its property.
+pub(in crate::filter) fn property_name(written: &str) -> (bool, &str) {
+    let negated = written.starts_with(r"\P");
     let name = &written[written.len().min(2)..];
-    name.strip_prefix('{')
+    let name = name
+        .strip_prefix('{')
         .and_then(|name| name.strip_suffix('}'))
-        .unwrap_or(name)
+        .unwrap_or(name);
+    match name.trim_start().strip_prefix('^') {
+        Some(positive) => (!negated, positive),
+        None => (negated, name),
+    }
 }

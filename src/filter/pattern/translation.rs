@@ -5,12 +5,18 @@
 //! "m", `^` does not match after it. No assertion of this process's engine does the same. So texts that end with a newline
 //! are encoded before they are searched ([`encode`]), and the pattern is compiled a second time for texts like these.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
 use regex_syntax::ast::{self, Ast};
 use regex_syntax::hir::{
     Class, ClassBytes, ClassBytesRange, ClassUnicode, ClassUnicodeRange, Hir, Look, Repetition,
 };
 
 use super::characters::{self, CharacterSet};
+use crate::filter::pcre2;
 use crate::filter::regex_check::{MAX_NESTING, syntax_problem};
 
 /// The byte that stands for the newline at the end of an encoded text.
@@ -55,6 +61,8 @@ pub(super) struct ParsedPattern<'a> {
     pattern: &'a str,
     flags: Flags,
     parsed: Ast,
+    /// The properties that were translated, so that none is worked out again each time it occurs.
+    properties: RefCell<HashMap<(bool, String), Arc<CharacterSet>>>,
 }
 
 impl<'a> ParsedPattern<'a> {
@@ -78,6 +86,7 @@ impl<'a> ParsedPattern<'a> {
                 dot_all: has('s'),
             },
             parsed,
+            properties: RefCell::default(),
         })
     }
 
@@ -87,7 +96,7 @@ impl<'a> ParsedPattern<'a> {
     /// A description of the problem.
     pub(super) fn translate(&self, purpose: Purpose) -> Result<(Hir, Contents), String> {
         let mut translation = Translation {
-            pattern: self.pattern,
+            pattern: self,
             purpose,
             flags: self.flags,
             contents: Contents::default(),
@@ -119,7 +128,7 @@ impl Flags {
 }
 
 struct Translation<'a> {
-    pattern: &'a str,
+    pattern: &'a ParsedPattern<'a>,
     purpose: Purpose,
     flags: Flags,
     contents: Contents,
@@ -152,7 +161,7 @@ impl Translation<'_> {
             Ast::Dot(_) => characters::dot(self.flags.dot_all),
             Ast::Literal(literal) => self.literal(literal)?,
             Ast::ClassPerl(class) => characters::perl_class(class),
-            Ast::ClassUnicode(class) => characters::property(self.text(&class.span))?,
+            Ast::ClassUnicode(class) => CharacterSet::clone(&*self.property(class)?),
             Ast::ClassBracketed(class) => self.bracketed(class)?,
         };
         self.contents.uncertain |= !set.is_certain();
@@ -172,10 +181,18 @@ impl Translation<'_> {
         parts.iter().map(|part| self.part(part)).collect()
     }
 
-    fn text(&self, span: &ast::Span) -> &str {
-        self.pattern
-            .get(span.start.offset..span.end.offset)
-            .unwrap_or_default()
+    fn property(&self, class: &ast::ClassUnicode) -> Result<Arc<CharacterSet>, String> {
+        let span = &class.span;
+        let written = self.pattern.pattern.get(span.start.offset..span.end.offset);
+        let (negated, name) = characters::property_name(written.unwrap_or_default());
+        let mut known = self.pattern.properties.borrow_mut();
+        match known.entry((negated, pcre2::property_key(name))) {
+            Entry::Occupied(known) => Ok(Arc::clone(known.get())),
+            Entry::Vacant(new) => {
+                let set = Arc::new(characters::property(negated, name)?);
+                Ok(Arc::clone(new.insert(set)))
+            }
+        }
     }
 
     fn repetition(&mut self, repetition: &ast::Repetition) -> Result<Hir, String> {
@@ -254,6 +271,7 @@ impl Translation<'_> {
             }
         };
         let mut plain = Vec::new();
+        let mut properties = Vec::new();
         let mut set = CharacterSet::empty();
         for item in items {
             match item {
@@ -267,7 +285,13 @@ impl Translation<'_> {
                 Item::Ascii(class) => {
                     set.union(&characters::posix_class(class, self.flags.caseless));
                 }
-                Item::Unicode(class) => set.union(&characters::property(self.text(&class.span))?),
+                Item::Unicode(class) => {
+                    let property = self.property(class)?;
+                    if !properties.iter().any(|known| Arc::ptr_eq(known, &property)) {
+                        set.union(&property);
+                        properties.push(property);
+                    }
+                }
                 Item::Bracketed(_) | Item::Union(_) => {
                     return Err("contains a class within a class; write one class".into());
                 }

@@ -104,5 +104,14 @@ fn the_runs_of_characters_have_their_properties_in_common() {
 fn the_names_of_properties_are_compared_as_pcre2_compares_them() {
     let greek = characters_with("Greek").unwrap();
     assert!(Arc::ptr_eq(&greek, &characters_with("g r-e_eK").unwrap()));
+    // Any white space: what is kept in memory would grow with each spelling otherwise.
+    for space in ['\t', '\n', '\u{b}', '\u{c}', '\r', ' '] {
+        let spaced = format!("Gre{space}ek");
+        assert_eq!(check_compiles(&format!(r"\p{{{spaced}}}"), ""), Ok(()));
+        assert!(
+            Arc::ptr_eq(&greek, &characters_with(&spaced).unwrap()),
+            "{space:?}"
+        );
+    }
     assert!(characters_with("Nowhere").is_err());
 }

@@ -1,7 +1,7 @@
 use super::*;
 
 fn check_pattern(pattern: &str, options: &str) -> Result<(), String> {
-    super::check_pattern(pattern, options, &mut BTreeSet::new())
+    super::check_pattern(pattern, options, &mut SlowParts::default())
 }
 
 #[test]
@@ -82,6 +82,60 @@ fn syntax_that_mongodb_reads_differently_is_refused() {
     }
 }
 
+/// Each has another meaning in PCRE2 10.42, for at least one text.
+#[test]
+fn what_the_two_engines_read_differently_is_refused() {
+    for (pattern, options, problem) in [
+        ("[--a]", "", r#""--" at the start of a class"#),
+        ("[^--a]", "", r#""--" at the start of a class"#),
+        ("[]-a]", "", r#""]-" at the start of a class"#),
+        ("[^]-a]", "", r#""]-" at the start of a class"#),
+        (r"\x 41", "x", "white space in a character's code"),
+        (r"(?x)\x4 1", "", "white space in a character's code"),
+        (r"[\W[:alpha:]]", "", "above U+00FF"),
+        (
+            "é[[:^digit:]a[:upper:]]",
+            "",
+            "at byte 2: MongoDB's engine reads this class wrongly",
+        ),
+        (r"[^\D\p{Lu}]", "", "above U+00FF"),
+        (r"[^\pL[:^space:]]", "", "above U+00FF"),
+    ] {
+        let found = check_pattern(pattern, options).unwrap_err();
+        assert!(found.contains(problem), "/{pattern}/{options}: {found}");
+    }
+    for pattern in [
+        "[--]",
+        "[-]",
+        "[]-]",
+        "[-a]",
+        r"[\--a]",
+        "[[:alpha:]\\W]",
+        r"[\W\pL]",
+        r"[^\w\pL]",
+    ] {
+        assert_eq!(check_pattern(pattern, ""), Ok(()), "{pattern}");
+    }
+}
+
+/// PCRE2 looks up each character of such a range: 127 of these in one pattern took it two seconds.
+#[test]
+fn the_ranges_that_ignore_case_have_bounded_sizes_in_all_patterns_together() {
+    let mut slow_parts = SlowParts::default();
+    let wide = "[^a-\u{10ffff}]";
+    let mut check = |options| super::check_pattern(wide, options, &mut slow_parts);
+    for _ in 0..100 {
+        assert_eq!(check(""), Ok(()));
+    }
+    for _ in 0..3 {
+        assert_eq!(check("i"), Ok(()));
+    }
+    let problem = check("i").unwrap_err();
+    assert!(problem.contains("above 4000000 characters"), "{problem}");
+    let inline = format!("(?i:{})", wide.repeat(4));
+    assert!(check_pattern(&inline, "").is_err());
+}
+
 #[test]
 fn syntax_errors_name_the_problem_and_its_offset() {
     for (pattern, problem) in [
@@ -125,9 +179,9 @@ fn the_patterns_of_a_watch_name_at_most_32_unicode_properties() {
         "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cn", "Co", "Cs",
         "L", "M",
     ];
-    let mut properties = BTreeSet::new();
+    let mut slow_parts = SlowParts::default();
     let mut check =
-        |name: &str| super::check_pattern(&format!(r"[\p{{{name}}}]"), "", &mut properties);
+        |name: &str| super::check_pattern(&format!(r"[\p{{{name}}}]"), "", &mut slow_parts);
     for name in names {
         assert_eq!(check(name), Ok(()));
     }

@@ -21,6 +21,7 @@ use tower::Layer;
 use crate::{
     admin::{Admin, AdminAuth, AdminPeer, LogLevel, Readiness},
     config::{ConfigError, ServeConfig, Warning},
+    filter::check_regex_engine,
     hub::{Hub, HubSettings},
     listen::{self, ConnectionDeadline, Handshakes, Http2Settings, Listener},
     metrics::Metrics,
@@ -337,6 +338,7 @@ pub async fn check_config(config: &ServeConfig) -> Result<Access, StartError> {
 
 /// Checks the settings and reads their files. Opens no connection.
 async fn check(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<LoadedFiles, StartError> {
+    check_regex_engine().map_err(StartError::RegexEngine)?;
     config.validate()?;
     let uri_files = check_uri(&config.mongodb_uri)
         .await

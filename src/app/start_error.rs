@@ -22,6 +22,9 @@ pub enum StartError {
     /// Authentication can't be set up.
     #[error(transparent)]
     Auth(#[from] SetupError),
+    /// Another regex engine than MongoDB's is linked.
+    #[error("{0}")]
+    RegexEngine(String),
     /// A port can't be bound.
     #[error("--{flag}: can't listen on {address}: {error}")]
     Listen {

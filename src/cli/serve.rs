@@ -163,6 +163,8 @@ fn report_start_error(error: &StartError) -> ExitCode {
         | StartError::Tls(_)
         | StartError::Auth(_)
         | StartError::TokenKeys(_) => ExitCode::from(EXIT_USAGE),
-        StartError::Listen { .. } | StartError::Reflection(_) => ExitCode::FAILURE,
+        StartError::RegexEngine(_) | StartError::Listen { .. } | StartError::Reflection(_) => {
+            ExitCode::FAILURE
+        }
     }
 }

@@ -22,6 +22,7 @@ pub(crate) mod raw_bson;
 mod pattern;
 pub(crate) use pattern::prefix_pattern;
 mod pcre2;
+pub(crate) use pcre2::check_linked_version as check_regex_engine;
 mod regex_check;
 
 mod residual;

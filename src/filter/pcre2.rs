@@ -13,6 +13,9 @@ use regex_syntax::hir::{ClassUnicode, ClassUnicodeRange};
 
 use crate::model::quoted;
 
+/// The version that MongoDB has.
+const VERSION: &str = "10.42";
+
 /// The longest part of a pattern that an error quotes on each side of the place, in characters.
 const QUOTED_CHARACTERS: usize = 16;
 
@@ -46,6 +49,26 @@ const UNIFORM: &[(char, char)] = &[
 
 /// The characters in a text that is searched at once. PCRE2 checks a text's encoding again for each match in it.
 const CHARACTERS_AT_ONCE: usize = 1024;
+
+/// Checks that the regex engine is that of MongoDB. A build outside of this repository does not read `.cargo/config.toml`, and
+/// so may link the one that the system has.
+///
+/// # Errors
+/// A description of the problem, with what to do.
+pub(crate) fn check_linked_version() -> Result<(), String> {
+    if is_linked(VERSION) {
+        return Ok(());
+    }
+    Err(format!(
+        "another PCRE2 is linked than {VERSION}, which MongoDB has; build again with PCRE2_SYS_STATIC=1"
+    ))
+}
+
+/// Returns whether PCRE2 is of this version. It is asked with a pattern: the crate's `version()` is that of the headers.
+fn is_linked(version: &str) -> bool {
+    let probe = RegexBuilder::new().build(&format!("(?(VERSION={version})a|b)"));
+    probe.is_ok_and(|probe| probe.is_match(b"a").unwrap_or(false))
+}
 
 /// Checks that PCRE2 compiles the pattern with these options, letters of "imsx".
 ///

@@ -119,6 +119,21 @@ pub(super) fn syntax_problem(pattern: &str, kind: &ast::ErrorKind, span: &ast::S
         ast::ErrorKind::UnsupportedLookAround => {
             "look-around is not supported, because its cost is unbounded; remove it".into()
         }
+        ast::ErrorKind::UnsupportedBackreference if text_of(pattern, span).starts_with(r"\0") => {
+            r"octal codes are not supported; write \x{...}".into()
+        }
+        ast::ErrorKind::EscapeUnrecognized | ast::ErrorKind::ClassEscapeInvalid => {
+            "this escape is not supported here".into()
+        }
+        ast::ErrorKind::FlagUnrecognized => {
+            "this kind of group is not supported; groups begin with (, (?:, (?<name> or flags of i, m, s, x and U".into()
+        }
+        ast::ErrorKind::RepetitionMissing => {
+            r"there is nothing to repeat here; write a backslash before it for the character itself".into()
+        }
+        ast::ErrorKind::RepetitionCountUnclosed | ast::ErrorKind::RepetitionCountDecimalEmpty => {
+            r"this is not a quantifier such as {2} or {0,3}; write \{ for the character itself".into()
+        }
         ast::ErrorKind::UnsupportedBackreference => {
             "back-references are not supported, because their cost is unbounded; remove them".into()
         }
@@ -128,10 +143,21 @@ pub(super) fn syntax_problem(pattern: &str, kind: &ast::ErrorKind, span: &ast::S
 }
 
 fn problem_at(pattern: &str, span: &ast::Span, reason: &str) -> String {
-    let part = pattern
+    let offset = span.start.offset;
+    let part = match (text_of(pattern, span), pattern.get(offset..)) {
+        ("", Some(after)) => &after[..after.ceil_char_boundary(1)],
+        (part, _) => part,
+    };
+    if part.is_empty() {
+        return format!("the end of the pattern at byte {offset}: {reason}");
+    }
+    format!("{} at byte {offset}: {reason}", quoted(part))
+}
+
+fn text_of<'a>(pattern: &'a str, span: &ast::Span) -> &'a str {
+    pattern
         .get(span.start.offset..span.end.offset)
-        .unwrap_or_default();
-    format!("{} at byte {}: {reason}", quoted(part), span.start.offset)
+        .unwrap_or_default()
 }
 
 /// Returns whether any flag group names the flag, wherever it applies.
@@ -189,9 +215,7 @@ impl PortabilityCheck<'_> {
     }
 
     fn text(&self, span: &ast::Span) -> &str {
-        self.pattern
-            .get(span.start.offset..span.end.offset)
-            .unwrap_or_default()
+        text_of(self.pattern, span)
     }
 
     fn property(&mut self, class: &ast::ClassUnicode) -> Result<(), String> {
@@ -251,7 +275,8 @@ impl PortabilityCheck<'_> {
                 _ => {}
             }
         }
-        if !reset && !(class.negated && negated_part && property) {
+        let overlooked = class.negated && negated_part && property;
+        if !(reset || overlooked) {
             return Ok(());
         }
         self.refuse(

@@ -359,6 +359,12 @@ async fn a_pattern_that_engines_refuse_or_read_differently_is_refused_in_both_fe
         ("{", ""),
         ("(?=a)", ""),
         (r"(a)\1", ""),
+        // Both know it, and read it differently.
+        ("[--a]", ""),
+        ("[]-a]", ""),
+        (r"\x 41", "x"),
+        (r"[\W[:alpha:]]", ""),
+        (r"[^\W\p{Lu}]", ""),
         // Versions of MongoDB's engine read it differently.
         ("a{ 2 }", ""),
         (r"\d{1, 3}", ""),

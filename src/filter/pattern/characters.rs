@@ -99,9 +99,8 @@ fn cased() -> Result<Arc<ClassUnicode>, String> {
         return Ok(Arc::clone(known));
     }
     let parsed = regex_syntax::parse(r"\p{Changes_When_Casemapped}");
-    let class = match parsed.map(Hir::into_kind) {
-        Ok(HirKind::Class(Class::Unicode(class))) => class,
-        _ => return Err("cannot be compiled: the cases of characters are not known".into()),
+    let Ok(HirKind::Class(Class::Unicode(class))) = parsed.map(Hir::into_kind) else {
+        return Err("cannot be compiled: the cases of characters are not known".into());
     };
     Ok(Arc::clone(CASED.get_or_init(|| Arc::new(class))))
 }

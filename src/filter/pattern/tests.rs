@@ -232,7 +232,7 @@ fn a_pattern_that_compiles_too_large_is_refused() {
 /// the properties in it: minutes for the patterns of a request.
 #[test]
 fn the_slowest_patterns_compile_in_a_fraction_of_a_second() {
-    let started = std::time::Instant::now();
+    let started = tokio::time::Instant::now();
     for _ in 0..5 {
         let ranges = "[a-\u{10ffff}]".repeat(127) + "$";
         assert!(Pattern::new(&ranges, "i").is_ok());

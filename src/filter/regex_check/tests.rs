@@ -31,13 +31,13 @@ fn syntax_without_bounded_cost_is_refused() {
         ("(?<=a)b", "look-around"),
         ("(?<!a)b", "look-around"),
         (r"(a)\1", "back-references"),
-        (r"(?<n>a)\k<n>", "unrecognized escape"),
-        (r"(a)\g1", "unrecognized escape"),
+        (r"(?<n>a)\k<n>", "this escape is not supported"),
+        (r"(a)\g1", "this escape is not supported"),
         ("a(?R)b", "flags within a pattern"),
-        ("(a(?1)?)", "unrecognized flag"),
-        ("(?>a+)b", "unrecognized flag"),
-        ("(?(1)a|b)", "unrecognized flag"),
-        ("(*LIMIT_MATCH=1)a", "missing expression"),
+        ("(a(?1)?)", "this kind of group"),
+        ("(?>a+)b", "this kind of group"),
+        ("(?(1)a|b)", "this kind of group"),
+        ("(*LIMIT_MATCH=1)a", "nothing to repeat"),
     ] {
         let problem = check_pattern(pattern, "").unwrap_err();
         assert!(problem.contains(reason), "{pattern}: {problem}");
@@ -140,6 +140,26 @@ fn the_ranges_that_ignore_case_have_bounded_sizes_in_all_patterns_together() {
 fn syntax_errors_name_the_problem_and_its_offset() {
     for (pattern, problem) in [
         ("a(b", "\"(\" at byte 1: unclosed group"),
+        (
+            "é|*",
+            "\"*\" at byte 3: there is nothing to repeat here; write a backslash before it for the character itself",
+        ),
+        (
+            "é{a}",
+            "\"a\" at byte 3: this is not a quantifier such as {2} or {0,3}; write \\{ for the character itself",
+        ),
+        (
+            "é{",
+            "\"{\" at byte 2: this is not a quantifier such as {2} or {0,3}; write \\{ for the character itself",
+        ),
+        (
+            "(?<é",
+            "the end of the pattern at byte 5: unclosed capture group name",
+        ),
+        (
+            r"\08",
+            r#""\\0" at byte 0: octal codes are not supported; write \x{...}"#,
+        ),
         (
             "[z-a]",
             "\"z-a\" at byte 1: invalid character class range, the start must be <= the end",

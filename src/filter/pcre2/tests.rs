@@ -63,6 +63,8 @@ fn what_mongodb_does_not_compile_is_refused_with_its_place() {
         assert!(found.contains(problem), "/{pattern}/{options}: {found}");
         assert!(found.contains("at byte "), "{found}");
     }
+    let too_large = check_compiles("(?:(?:a{100}){100}){100}", "").unwrap_err();
+    assert!(too_large.contains("64 KiB when compiled"), "{too_large}");
     assert_eq!(check_compiles(r"(?<a>\p{Lu}|\p{L&})+$", "imsx"), Ok(()));
 }
 

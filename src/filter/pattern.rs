@@ -27,21 +27,15 @@ impl Pattern {
     /// A description of the problem, such as a compiled size above the limit.
     pub(super) fn new(pattern: &str, options: &str) -> Result<Pattern, String> {
         let parsed = ParsedPattern::new(pattern, options)?;
-        let any_text = Purpose {
-            encoded: false,
-            possible: false,
+        let compile = |encoded, possible, newline| {
+            let (translated, contents) = parsed.translate(Purpose { encoded, possible })?;
+            Ok::<_, String>((Engine::new(&translated, newline)?, contents))
         };
-        let (translated, contents) = parsed.translate(any_text)?;
-        let engines = |certain: Engine, purpose: Purpose, newline| {
-            let possible = Purpose {
-                possible: true,
-                ..purpose
-            };
-            let possible = if contents.uncertain {
-                let (translated, _) = parsed.translate(possible)?;
-                Some(Engine::new(&translated, newline)?)
-            } else {
-                None
+        let (certain, contents) = compile(false, false, b'\n')?;
+        let engines = |certain, encoded, newline| {
+            let possible = match contents.uncertain {
+                true => Some(compile(encoded, true, newline)?.0),
+                false => None,
             };
             Ok::<_, String>(Engines { certain, possible })
         };
@@ -54,19 +48,13 @@ impl Pattern {
                 );
             }
             (end, _) => {
-                let purpose = Purpose {
-                    encoded: true,
-                    ..any_text
-                };
                 let newline = if end { LAST_NEWLINE } else { b'\n' };
-                let (translated, _) = parsed.translate(purpose)?;
-                let certain = Engine::new(&translated, newline)?;
-                Some(engines(certain, purpose, newline)?)
+                let (certain, _) = compile(true, false, newline)?;
+                Some(engines(certain, true, newline)?)
             }
         };
-        let certain = Engine::new(&translated, b'\n')?;
         Ok(Pattern {
-            any_text: engines(certain, any_text, b'\n')?,
+            any_text: engines(certain, false, b'\n')?,
             newline_at_end,
         })
     }

@@ -160,6 +160,15 @@ fn text_of<'a>(pattern: &'a str, span: &ast::Span) -> &'a str {
         .unwrap_or_default()
 }
 
+/// Returns the parts of a class in brackets; `None` if it has operations.
+pub(super) fn class_items(class: &ast::ClassBracketed) -> Option<&[ast::ClassSetItem]> {
+    match &class.kind {
+        ast::ClassSet::Item(ast::ClassSetItem::Union(union)) => Some(&union.items),
+        ast::ClassSet::Item(item) => Some(std::slice::from_ref(item)),
+        ast::ClassSet::BinaryOp(_) => None,
+    }
+}
+
 /// Returns whether any flag group names the flag, wherever it applies.
 fn turns_on(pattern: &Ast, flag: ast::Flag) -> bool {
     struct Search {
@@ -359,9 +368,8 @@ impl ast::Visitor for PortabilityCheck<'_> {
             Ast::Repetition(outer) if self.text(&outer.op.span).contains(char::is_whitespace) => self
                 .refuse(
                     &outer.op.span,
-                    "white space in a quantifier means something else to every other version of MongoDB's engine; remove it",
+                    "white space in a quantifier means something else to later versions of MongoDB's engine; remove it",
                 ),
-            Ast::ClassUnicode(class) => self.property(class),
             Ast::Repetition(outer) => match outer.ast.as_ref() {
                 Ast::Repetition(_) => self.refuse(
                     &outer.span,
@@ -369,12 +377,10 @@ impl ast::Visitor for PortabilityCheck<'_> {
                 ),
                 _ => Ok(()),
             },
-            Ast::ClassBracketed(class) => match &class.kind {
-                ast::ClassSet::Item(ast::ClassSetItem::Union(union)) => {
-                    self.bracketed(class, &union.items)
-                }
-                ast::ClassSet::Item(item) => self.bracketed(class, std::slice::from_ref(item)),
-                ast::ClassSet::BinaryOp(_) => Ok(()),
+            Ast::ClassUnicode(class) => self.property(class),
+            Ast::ClassBracketed(class) => match class_items(class) {
+                Some(items) => self.bracketed(class, items),
+                None => Ok(()),
             },
             _ => Ok(()),
         }

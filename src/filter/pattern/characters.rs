@@ -124,12 +124,7 @@ fn class_of(ranges: &[(char, char)]) -> ClassUnicode {
     )
 }
 
-/// Returns the character; `\v` is a literal to the parser, and a class in PCRE2.
-pub(super) fn literal(literal: &ast::Literal) -> CharacterSet {
-    CharacterSet::of(&[(literal.c, literal.c)])
-}
-
-/// Returns whether the literal is `\v`.
+/// Returns whether the literal is `\v`, which is a class in PCRE2.
 pub(super) fn is_vertical_space(literal: &ast::Literal) -> bool {
     literal.kind == ast::LiteralKind::Special(ast::SpecialLiteralKind::VerticalTab)
 }

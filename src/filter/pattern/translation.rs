@@ -17,7 +17,7 @@ use regex_syntax::hir::{
 
 use super::characters::{self, CharacterSet};
 use crate::filter::pcre2;
-use crate::filter::regex_check::{MAX_NESTING, syntax_problem};
+use crate::filter::regex_check::{MAX_NESTING, class_items, syntax_problem};
 
 /// The byte that stands for the newline at the end of an encoded text.
 pub(super) const LAST_NEWLINE: u8 = b'\r';
@@ -250,7 +250,7 @@ impl Translation<'_> {
         if characters::is_vertical_space(literal) {
             return Ok(characters::vertical_space());
         }
-        let mut set = characters::literal(literal);
+        let mut set = CharacterSet::of(&[(literal.c, literal.c)]);
         if self.flags.caseless {
             set.fold_case()?;
         }
@@ -261,14 +261,10 @@ impl Translation<'_> {
     /// in it are not.
     fn bracketed(&self, class: &ast::ClassBracketed) -> Result<CharacterSet, String> {
         use ast::ClassSetItem as Item;
-        let items = match &class.kind {
-            ast::ClassSet::Item(Item::Union(union)) => union.items.as_slice(),
-            ast::ClassSet::Item(item) => std::slice::from_ref(item),
-            ast::ClassSet::BinaryOp(_) => {
-                return Err(
-                    "contains a class operation (&&, --, ~~); write the class without it".into(),
-                );
-            }
+        let Some(items) = class_items(class) else {
+            return Err(
+                "contains a class operation (&&, --, ~~); write the class without it".into(),
+            );
         };
         let mut plain = Vec::new();
         let mut properties = Vec::new();
